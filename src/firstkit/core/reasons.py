@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The closed enum that explains every state and decision; free text goes into `detail` beside it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a job, an instance, a model or a decision is as it is. Stored by name: never rename, only add."""
+
+    # why something is wanted or not
+    MIN_KEPT = "MIN_KEPT"
+    DEMAND = "DEMAND"
+    IDLE = "IDLE"
+    NO_DEMAND = "NO_DEMAND"
+    LINGERING = "LINGERING"
+    AT_MAX = "AT_MAX"
+    CORDONED = "CORDONED"
+    BACKING_OFF = "BACKING_OFF"
+    HELD = "HELD"
+    CLUSTER_STOPPED = "CLUSTER_STOPPED"
+    CLUSTER_LIMIT = "CLUSTER_LIMIT"
+    OVERRIDE = "OVERRIDE"
+    UPDATED = "UPDATED"
+    # how a job or instance is getting on
+    SUBMITTING = "SUBMITTING"
+    JOB_WAITS = "JOB_WAITS"
+    BOOTING = "BOOTING"
+    LOADING = "LOADING"
+    SERVING = "SERVING"
+    DRAINING = "DRAINING"
+    UNREACHABLE = "UNREACHABLE"
+    # how one ended
+    SCALED_IN = "SCALED_IN"
+    REMOVED = "REMOVED"
+    WALLTIME = "WALLTIME"
+    PREEMPTED = "PREEMPTED"
+    CANCELLED = "CANCELLED"
+    SUBMIT_REJECTED = "SUBMIT_REJECTED"
+    DUPLICATE = "DUPLICATE"
+    SETUP_FAILED = "SETUP_FAILED"
+    NODE_UNFIT = "NODE_UNFIT"
+    NODE_FAILURE = "NODE_FAILURE"
+    WEIGHTS_MISSING = "WEIGHTS_MISSING"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    ENGINE_EXIT = "ENGINE_EXIT"
+    ENGINE_UNGUARDED = "ENGINE_UNGUARDED"
+    NEVER_READY = "NEVER_READY"
+    NEVER_REGISTERED = "NEVER_REGISTERED"
+    DOOR_FAILED = "DOOR_FAILED"
+    UNSUPERVISED = "UNSUPERVISED"
+    SUPERSEDED = "SUPERSEDED"
+    JOB_LOST = "JOB_LOST"
+
+
+NOT_FAILURES = frozenset(
+    {
+        Reason.SCALED_IN,
+        Reason.REMOVED,
+        Reason.WALLTIME,
+        Reason.PREEMPTED,
+        Reason.CANCELLED,
+        Reason.DUPLICATE,
+        Reason.UPDATED,
+        Reason.SUPERSEDED,
+        Reason.UNSUPERVISED,
+    }
+)
+"""Ends that are part of normal life: they do not count towards back-off or hold."""
+
+
+def is_failure(reason: Reason) -> bool:
+    """Tell whether an end for this reason counts as a failed start or a crash."""
+    return reason not in NOT_FAILURES

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What firstkit must know of an engine's software; one adapter of a few dozen lines for each, found by entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from firstkit.core.catalog import Deployment
+from firstkit.core.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressMark:
+    """A log line that tells how far loading has come: a named group `percent` moves between `start` and `end`."""
+
+    match: str
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CauseMark:
+    """A log line that tells why an engine ended."""
+
+    match: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineTraits:
+    """What an engine's software can do, as found by running it; data, the same for all its deployments.
+
+    `paths` are the inference paths that may be relayed (exactly, `/v1/chat/completions`). `aborts_streams` and
+    `aborts_unary`: whether a closed connection ends the work within a moment. `drains`: whether requests in flight finish
+    after the stop signal. `usage_on_request`: `stream_options.include_usage` may be spliced into chat and completions
+    without changing other chunks. `checks_model`: it refuses a wrong model name itself. `multipart`: paths whose model
+    is a form field.
+    """
+
+    kind: str
+    paths: frozenset[str]
+    aborts_streams: bool = True
+    aborts_unary: bool = True
+    drains: bool = True
+    usage_on_request: bool = True
+    checks_model: bool = True
+    reserved: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchSpec:
+    """How the launcher starts one engine; becomes the `engine` object of job.json (placeholders as documented there)."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    listen: str
+    health_path: str
+    serves_path: str | None
+    serves_name: str | None
+    start_timeout_s: float
+    stop_grace_s: float
+    needs_key: bool = False
+    guarded: tuple[str, ...] = ()
+    stop_signal: str = "TERM"
+    progress: tuple[ProgressMark, ...] = ()
+    causes: tuple[CauseMark, ...] = ()
+    files: tuple[str, ...] = ()
+    put: Mapping[str, bytes] | None = None
+    """Small files of ours that must lie in the instance's folder ({dir}), by name."""
+
+
+class Engine(Protocol):
+    """One engine's adapter. Pure: builds values, starts nothing, reads nothing."""
+
+    traits: EngineTraits
+
+    def check(self, deployment: Deployment) -> list[tuple[str, str]]:
+        """List what is wrong with a deployment's `engine` for this kind, as (key below `engine`, sentence)."""
+        ...
+
+    def launch(self, deployment: Deployment) -> LaunchSpec:
+        """Build how to start one instance; only for deployments that `check` found nothing wrong with."""
+        ...
+
+    def paths(self, deployment: Deployment) -> frozenset[str]:
+        """List the inference paths this deployment serves (a chat model has no embeddings, …); within `traits.paths`."""
+        ...
+
+    def retryable(self, status: int, body_start: bytes) -> bool:
+        """Tell whether an error answer means that another instance may do better (vLLM answers 500 while it drains)."""
+        ...
+
+    def models_info(self, body: bytes, served_name: str) -> Mapping[str, Any]:
+        """Read `max_model_len` and the like from the engine's own model listing; {} when it does not say."""
+        ...

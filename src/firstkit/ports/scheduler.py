@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scheduler's dialect: pure builders of commands and parsers of what they print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from firstkit.core.catalog import Cluster, Resources
+from firstkit.core.reasons import Reason
+from firstkit.ports.runner import Command, Result
+
+
+class JobPhase(StrEnum):
+    """What a scheduler says of a job, reduced to what decides; UNKNOWN is no event."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    ENDING = "ending"
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenJob:
+    """One job in a listing. `detail` keeps the scheduler's own words."""
+
+    scheduler_id: str
+    tag: str
+    phase: JobPhase
+    reason: Reason | None = None
+    detail: str = ""
+    time_left_s: float | None = None
+    starts_in_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What one look at the scheduler told. `complete` False: nothing may be concluded from absence."""
+
+    complete: bool
+    jobs: tuple[SeenJob, ...] = ()
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What is needed to submit one job; the script and job.json already lie in `run_dir`."""
+
+    tag: str
+    run_dir: str
+    script: str
+    resources: Resources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The scheduler took the job."""
+
+    scheduler_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """The scheduler refused it for good; `heals` tells whether waiting can help."""
+
+    detail: str
+    heals: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsure:
+    """It may or may not have been submitted: look for the tag before trying again."""
+
+    detail: str
+
+
+class Scheduler(Protocol):
+    """Pure: no method runs anything."""
+
+    def files(self) -> dict[str, bytes]:
+        """List executables of ours that this dialect needs in the cluster's run_dir, by name; usually none."""
+        ...
+
+    def script(self, submission: Submission, *, setup: str, launcher: str) -> str:
+        """Render start.sh: readable, setup lines in a login shell, then exec of the launcher."""
+        ...
+
+    def submit(self, submission: Submission) -> Command:
+        """Build the submission."""
+        ...
+
+    def parse_submit(self, result: Result) -> Accepted | Rejected | Unsure:
+        """Read its answer."""
+        ...
+
+    def observe(self) -> list[Command]:
+        """Build the one listing of all our jobs, ended ones included as long as the scheduler remembers."""
+        ...
+
+    def parse(self, results: Sequence[Result]) -> Observation:
+        """Read the listing."""
+        ...
+
+    def cancel(self, scheduler_ids: Sequence[str]) -> list[Command]:
+        """Build the cancellation; cancelling an ended job is no error."""
+        ...
+
+
+class SchedulerFactory(Protocol):
+    """Make a dialect for one cluster."""
+
+    def __call__(self, cluster: Cluster, *, installation: str) -> Scheduler: ...

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The installation's memory, one small protocol for each party that uses it.
+
+All methods are synchronous and are called from one store thread a process, never from a data-plane loop. Each is one short
+transaction. `StoreUnavailable` (a SiteError) is raised when the database cannot be reached; `Fenced` when the caller's
+term is over. Times are Unix seconds of the store's own clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from firstkit.core.errors import SiteError
+from firstkit.core.instance.record import Instance
+from firstkit.core.job.record import Job
+from firstkit.core.principal import Principal, RateLimits
+from firstkit.core.request import AttemptRecord
+from firstkit.core.topology import Snapshot
+
+
+class StoreUnavailable(SiteError):
+    """The database cannot be reached or does not answer in time."""
+
+    default_code = "store_unavailable"
+
+
+class Fenced(SiteError):
+    """Another controller has taken over; whoever gets this stops acting."""
+
+    default_code = "fenced"
+    retryable = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """The controller's lease: only the holder of the newest epoch may write desired state."""
+
+    epoch: int
+    holder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """One applied catalog: `document` is the YAML text as given, `digest` its SHA-256."""
+
+    number: int
+    document: str
+    digest: str
+    applied_at: float
+    applied_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """An operator's temporary change beside the catalog.
+
+    `kind` is `scale` (value: {"min", "max"}), `cordon`, `drain` (subject: an instance or deployment), `stop` (subject: a cluster),
+    or `release` (subject: a held deployment; failures before `at` no longer count).
+    """
+
+    id: int
+    kind: str
+    subject: str
+    value: dict[str, int]
+    by: str
+    at: float
+    until: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A launcher's status document as it arrived over HTTP (or was read from its file), undecoded."""
+
+    job: str
+    seq: int
+    document: bytes
+    at: float
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What one gateway sees of one model (written by that gateway once a second, replaced each time).
+
+    `in_flight` maps instance to its count; `oldest_wait_s` None: nobody waits. `wanted_ago_s`: how long ago somebody last
+    asked for the model at all (a refused or finished request counts), None: never since the gateway started.
+    """
+
+    gateway: str
+    model: str
+    waiting: int
+    oldest_wait_s: float | None
+    in_flight: dict[str, int]
+    wanted_ago_s: float | None
+    lost: tuple[str, ...] = ()
+    """Instances this gateway has found dead itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayRow:
+    """One gateway's sign of life and the snapshot version it acts on."""
+
+    gateway: str
+    acked: int
+    age_s: float
+    demand: tuple[Demand, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRow:
+    """An API key as stored: never the key, only its SHA-256 and a recognisable prefix."""
+
+    id: str
+    name: str
+    prefix: str
+    digest: bytes
+    principal: Principal
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+    last_used_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRow:
+    """One observed start, for predicting the next."""
+
+    deployment: str
+    spec: str
+    job_wait_s: float | None
+    boot_s: float | None
+    load_s: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    """One state change, kept for `explain` and the logs of ended instances."""
+
+    at: float
+    kind: str
+    subject: str
+    state: str
+    reason: str
+    detail: str
+
+
+class CatalogStore(Protocol):
+    """Numbered revisions and overrides; written by whoever applies (api, controller), read by everybody."""
+
+    def current_revision(self) -> Revision | None: ...
+    def revisions(self, *, limit: int = 50) -> list[Revision]: ...
+    def add_revision(self, *, document: str, by: str) -> Revision:
+        """Add a revision (already checked); the same document as the current one returns the current one."""
+        ...
+
+    def overrides(self) -> list[Override]:
+        """List those whose `until` has not passed."""
+        ...
+
+    def set_override(self, *, kind: str, subject: str, value: dict[str, int], by: str, until: float | None, note: str) -> Override:
+        """Set or replace the override of that kind and subject."""
+        ...
+
+    def clear_override(self, *, kind: str, subject: str) -> bool: ...
+
+
+class ControllerStore(Protocol):
+    """What the controller reads and writes; writes are fenced by its term."""
+
+    def now(self) -> float:
+        """Read the store's clock."""
+        ...
+
+    def installation(self) -> str:
+        """Return the installation's id, made with the store."""
+        ...
+
+    def take_term(self, *, holder: str, ttl_s: float) -> Term | None:
+        """Take or renew the term; None while somebody else's has not expired."""
+        ...
+
+    def give_up_term(self, term: Term) -> None: ...
+    def jobs(self, *, ended_since: float | None = None) -> list[Job]:
+        """List jobs that have not ended, and those that ended after the given moment."""
+        ...
+
+    def instances(self, *, ended_since: float | None = None) -> list[Instance]: ...
+    def save(self, term: Term, *, jobs: Sequence[Job] = (), instances: Sequence[Instance] = (), events: Sequence[EventRow] = (), starts: Sequence[StartRow] = ()) -> None:
+        """Insert or replace rows in one transaction; raises Fenced when the term is over."""
+        ...
+
+    def starts(self, *, limit_each: int = 20) -> list[StartRow]:
+        """List the newest starts of each deployment."""
+        ...
+
+    def reports(self) -> list[Report]:
+        """List the newest report of each job that has not ended."""
+        ...
+
+    def set_desired(self, term: Term, *, job: str, version: int, document: bytes) -> None: ...
+    def write_snapshot(self, term: Term, snapshot: Snapshot) -> None:
+        """Replace the snapshot (`version` must grow; the same version only renews its freshness)."""
+        ...
+
+    def touch_snapshot(self, term: Term) -> None:
+        """Say that the current snapshot still holds."""
+        ...
+
+    def gateways(self, *, within_s: float) -> list[GatewayRow]:
+        """List gateways that wrote within that time, with their demand."""
+        ...
+
+    def prune(self, term: Term, *, ended_before: float, usage_before: float | None) -> int:
+        """Forget jobs, instances, events and reports that ended before that; return how many rows went."""
+        ...
+
+
+class GatewayStore(Protocol):
+    """What a gateway reads and writes."""
+
+    def snapshot(self, *, newer_than: tuple[int, int]) -> tuple[Snapshot | None, float]:
+        """Return the snapshot if its (epoch, version) is newer, else None; and the age of the current one in seconds."""
+        ...
+
+    def write_demand(self, *, gateway: str, acked: int, demand: Sequence[Demand]) -> None: ...
+    def forget_gateway(self, gateway: str) -> None: ...
+    def current_revision(self) -> Revision | None: ...
+    def keys(self) -> list[KeyRow]:
+        """List keys that are neither revoked nor expired."""
+        ...
+
+    def keys_version(self) -> int:
+        """Return a number that grows with every change of any key."""
+        ...
+
+    def settle(self, records: Sequence[AttemptRecord]) -> int:
+        """Store attempts, ignoring those already there (request, attempt); return how many were new."""
+        ...
+
+    def touch_keys(self, used: Sequence[str]) -> None:
+        """Note that these key ids were used now."""
+        ...
+
+
+class ApiStore(Protocol):
+    """What the api process uses besides the above."""
+
+    def key_add(self, *, name: str, digest: bytes, prefix: str, principal: Principal, expires_at: float | None) -> KeyRow: ...
+    def key_list(self) -> list[KeyRow]: ...
+    def key_revoke(self, id_or_name: str) -> KeyRow | None: ...
+    def attempts(self, request: str) -> list[AttemptRecord]: ...
+    def usage_since(self, *, subject: str | None, since: float) -> list[tuple[str, int, int, int]]:
+        """Sum up finished requests by model: (model, requests, input tokens, output tokens)."""
+        ...
+
+    def job_token_digest(self, job: str) -> tuple[str, bool] | None:
+        """Return the SHA-256 (hex) of a job's control token and whether the job has ended; None for no such job."""
+        ...
+
+    def put_report(self, *, job: str, seq: int, document: bytes) -> None:
+        """Keep the report if its seq is newer than the one there."""
+        ...
+
+    def desired(self, job: str) -> tuple[int, bytes] | None: ...
+    def events(self, *, subject: str, limit: int = 100) -> list[EventRow]: ...
+
+
+class Store(CatalogStore, ControllerStore, GatewayStore, ApiStore, Protocol):
+    """All of it; one adapter serves SQLite and PostgreSQL alike."""
+
+    def close(self) -> None: ...
+
+
+__all__ = [
+    "ApiStore",
+    "CatalogStore",
+    "ControllerStore",
+    "Demand",
+    "EventRow",
+    "Fenced",
+    "GatewayRow",
+    "GatewayStore",
+    "KeyRow",
+    "Override",
+    "RateLimits",
+    "Report",
+    "Revision",
+    "StartRow",
+    "Store",
+    "StoreUnavailable",
+    "Term",
+]
