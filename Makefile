@@ -66,7 +66,7 @@ static: dev
 	@echo "first: format" && $(BIN)/ruff format --check --quiet . || { echo "first: run 'make format'" >&2; exit 1; }
 	@echo "first: lint" && $(BIN)/ruff check --quiet .
 	@echo "first: types" && $(BIN)/pyright --warnings
-	@echo "first: layers" && $(BIN)/lint-imports --no-cache
+	@echo "first: layers" && { out=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$out"; exit 1; }; }
 
 QUICK := $(wildcard tests/unit tests/property tests/stateful tests/contract tests/arch)
 quick: dev
