@@ -18,4 +18,4 @@ if ! "$folder/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 
     "$python" -m venv --clear "$folder"
 fi
 echo "first: installing uv"
-"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --no-compile -r "$lock"
+"$folder/bin/python" -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --no-compile -r "$lock"
