@@ -52,7 +52,10 @@ class RunnerSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkSpec:
-    """How bytes reach an instance. `ports` is inclusive on both ends; `address` is what the door listens on and is dialled at."""
+    """How bytes reach an instance.
+
+    `ports` is inclusive on both ends; `address` is what the door listens on and is dialled at.
+    """
 
     kind: str
     ports: tuple[int, int] | None = None
@@ -87,7 +90,8 @@ class Cluster:
 class EngineSpec:
     """Which engine software with which weights and arguments; an adapter turns it into a command line.
 
-    `options` holds what only some kinds know: `url`, `key_file` (external), `argv`, `health`, `serves`, `paths` (command),
+    `options` holds what only some kinds know: `url`, `key_file` (external), `argv`, `health`, `serves`, `paths`
+    (command),
     `venv`, `embeddings`, `slots`, … as each adapter's own option model defines.
     """
 

@@ -96,7 +96,8 @@ class AttemptRecord:
     """One line of the spool: everything that is kept of one attempt of a request; never any content.
 
     `at` is wall time (Unix seconds) of the request's arrival, for records only. Durations are seconds from that moment.
-    `ended` marks the last attempt, by which the request is settled. `decision` tells why this instance was chosen, in words.
+    `ended` marks the last attempt, by which the request is settled. `decision` tells why this instance was chosen, in
+    words.
     """
 
     request: str

@@ -21,7 +21,7 @@ def parse_duration_s(text: str | int | float) -> float:
     Raises ValueError with a sentence for anything else, negative values included.
     """
     if isinstance(text, (int, float)) and not isinstance(text, bool):
-        if text < 0 or text != text or text == float("inf"):
+        if not 0 <= text < float("inf"):
             raise ValueError("a duration is a number of seconds, zero or more")
         return float(text)
     stripped = str(text).strip().lower()

@@ -34,7 +34,8 @@ class EngineTraits:
     """What an engine's software can do, as found by running it; data, the same for all its deployments.
 
     `paths` are the inference paths that may be relayed (exactly, `/v1/chat/completions`). `aborts_streams` and
-    `aborts_unary`: whether a closed connection ends the work within a moment. `drains`: whether requests in flight finish
+    `aborts_unary`: whether a closed connection ends the work within a moment. `drains`: whether requests in flight
+    finish
     after the stop signal. `usage_on_request`: `stream_options.include_usage` may be spliced into chat and completions
     without changing other chunks. `checks_model`: it refuses a wrong model name itself. `multipart`: paths whose model
     is a form field.
@@ -52,7 +53,10 @@ class EngineTraits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchSpec:
-    """How the launcher starts one engine; becomes the `engine` object of job.json (placeholders as documented there)."""
+    """How the launcher starts one engine.
+
+    Becomes the `engine` object of job.json (placeholders as documented there).
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
@@ -86,7 +90,10 @@ class Engine(Protocol):
         ...
 
     def paths(self, deployment: Deployment) -> frozenset[str]:
-        """List the inference paths this deployment serves (a chat model has no embeddings, …); within `traits.paths`."""
+        """List the inference paths this deployment serves (a chat model has no embeddings, …).
+
+        Within `traits.paths`.
+        """
         ...
 
     def retryable(self, status: int, body_start: bytes) -> bool:

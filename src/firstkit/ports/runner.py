@@ -73,6 +73,8 @@ class Runner(Protocol):
         """Write files (folders made 0700, umask 077), each by rename; existing ones of the same content are left."""
         ...
 
-    async def read_many(self, paths: Sequence[str], *, deadline_s: float, limit: int = 262_144) -> Mapping[str, bytes] | Unknown:
+    async def read_many(
+        self, paths: Sequence[str], *, deadline_s: float, limit: int = 262_144
+    ) -> Mapping[str, bytes] | Unknown:
         """Read files, leaving out those that do not exist; the last `limit` bytes of longer ones."""
         ...

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The installation's memory, one small protocol for each party that uses it.
 
-All methods are synchronous and are called from one store thread a process, never from a data-plane loop. Each is one short
+All methods are synchronous and are called from one store thread a process, never from a data-plane loop. Each is one
+short
 transaction. `StoreUnavailable` (a SiteError) is raised when the database cannot be reached; `Fenced` when the caller's
 term is over. Times are Unix seconds of the store's own clock.
 """
@@ -56,7 +57,8 @@ class Revision:
 class Override:
     """An operator's temporary change beside the catalog.
 
-    `kind` is `scale` (value: {"min", "max"}), `cordon`, `drain` (subject: an instance or deployment), `stop` (subject: a cluster),
+    `kind` is `scale` (value: {"min", "max"}), `cordon`, `drain` (subject: an instance or deployment), `stop`
+    (subject: a cluster),
     or `release` (subject: a held deployment; failures before `at` no longer count).
     """
 
@@ -85,7 +87,8 @@ class Report:
 class Demand:
     """What one gateway sees of one model (written by that gateway once a second, replaced each time).
 
-    `in_flight` maps instance to its count; `oldest_wait_s` None: nobody waits. `wanted_ago_s`: how long ago somebody last
+    `in_flight` maps instance to its count; `oldest_wait_s` None: nobody waits. `wanted_ago_s`: how long ago somebody
+    last
     asked for the model at all (a refused or finished request counts), None: never since the gateway started.
     """
 
@@ -161,7 +164,9 @@ class CatalogStore(Protocol):
         """List those whose `until` has not passed."""
         ...
 
-    def set_override(self, *, kind: str, subject: str, value: dict[str, int], by: str, until: float | None, note: str) -> Override:
+    def set_override(
+        self, *, kind: str, subject: str, value: dict[str, int], by: str, until: float | None, note: str
+    ) -> Override:
         """Set or replace the override of that kind and subject."""
         ...
 
@@ -189,7 +194,15 @@ class ControllerStore(Protocol):
         ...
 
     def instances(self, *, ended_since: float | None = None) -> list[Instance]: ...
-    def save(self, term: Term, *, jobs: Sequence[Job] = (), instances: Sequence[Instance] = (), events: Sequence[EventRow] = (), starts: Sequence[StartRow] = ()) -> None:
+    def save(
+        self,
+        term: Term,
+        *,
+        jobs: Sequence[Job] = (),
+        instances: Sequence[Instance] = (),
+        events: Sequence[EventRow] = (),
+        starts: Sequence[StartRow] = (),
+    ) -> None:
         """Insert or replace rows in one transaction; raises Fenced when the term is over."""
         ...
 
@@ -223,7 +236,10 @@ class GatewayStore(Protocol):
     """What a gateway reads and writes."""
 
     def snapshot(self, *, newer_than: tuple[int, int]) -> tuple[Snapshot | None, float]:
-        """Return the snapshot if its (epoch, version) is newer, else None; and the age of the current one in seconds."""
+        """Return the snapshot if its (epoch, version) is newer, else None.
+
+        And the age of the current one in seconds.
+        """
         ...
 
     def write_demand(self, *, gateway: str, acked: int, demand: Sequence[Demand]) -> None: ...
@@ -249,7 +265,9 @@ class GatewayStore(Protocol):
 class ApiStore(Protocol):
     """What the api process uses besides the above."""
 
-    def key_add(self, *, name: str, digest: bytes, prefix: str, principal: Principal, expires_at: float | None) -> KeyRow: ...
+    def key_add(
+        self, *, name: str, digest: bytes, prefix: str, principal: Principal, expires_at: float | None
+    ) -> KeyRow: ...
     def key_list(self) -> list[KeyRow]: ...
     def key_revoke(self, id_or_name: str) -> KeyRow | None: ...
     def attempts(self, request: str) -> list[AttemptRecord]: ...

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job machine: one table says which event leads from which state to which, `step` applies it.
+
+Illegal or late events change nothing. Law 1: there is no event for "we don't know"; a caller that learnt nothing
+sends nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from firstkit.core.job.record import Job, JobState
+from firstkit.core.reasons import Reason
+
+
+class JobEventKind(StrEnum):
+    """What can happen to a job."""
+
+    SUBMIT_BEGUN = "submit begun"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    SEEN_WAITING = "seen waiting"
+    SEEN_RUNNING = "seen running"
+    SEEN_ENDING = "seen ending"
+    SEEN_ENDED = "seen ended"
+    REPORTED_RUNNING = "launcher reported"
+    REPORTED_ENDED = "launcher reported its end"
+    CONFIRMED_ABSENT = "confirmed absent"
+    END_ASKED = "end asked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvent:
+    """One observation or wish. `at` is the store's time; durations were already added to it by the caller."""
+
+    kind: JobEventKind
+    at: float
+    reason: Reason | None = None
+    detail: str = ""
+    scheduler_id: str = ""
+    ends_at: float | None = None
+    starts_at: float | None = None
+
+
+class JobCommand(StrEnum):
+    """What the controller is to do after a step."""
+
+    SUBMIT = "submit"
+    CANCEL = "cancel"
+
+
+_S, _K = JobState, JobEventKind
+
+TRANSITIONS: Mapping[tuple[JobState, JobEventKind], JobState] = {
+    (_S.PLANNED, _K.SUBMIT_BEGUN): _S.SUBMITTING,
+    (_S.PLANNED, _K.REJECTED): _S.ENDED,
+    (_S.PLANNED, _K.END_ASKED): _S.ENDED,
+    (_S.SUBMITTING, _K.ACCEPTED): _S.QUEUED,
+    (_S.SUBMITTING, _K.REJECTED): _S.ENDED,
+    (_S.SUBMITTING, _K.SEEN_WAITING): _S.QUEUED,
+    (_S.SUBMITTING, _K.SEEN_RUNNING): _S.RUNNING,
+    (_S.SUBMITTING, _K.SEEN_ENDING): _S.ENDING,
+    (_S.SUBMITTING, _K.SEEN_ENDED): _S.ENDED,
+    (_S.SUBMITTING, _K.REPORTED_RUNNING): _S.RUNNING,
+    (_S.SUBMITTING, _K.REPORTED_ENDED): _S.ENDING,
+    (_S.SUBMITTING, _K.CONFIRMED_ABSENT): _S.ENDED,
+    (_S.SUBMITTING, _K.END_ASKED): _S.SUBMITTING,
+    (_S.QUEUED, _K.SEEN_WAITING): _S.QUEUED,
+    (_S.QUEUED, _K.SEEN_RUNNING): _S.RUNNING,
+    (_S.QUEUED, _K.SEEN_ENDING): _S.ENDING,
+    (_S.QUEUED, _K.SEEN_ENDED): _S.ENDED,
+    (_S.QUEUED, _K.REPORTED_RUNNING): _S.RUNNING,
+    (_S.QUEUED, _K.REPORTED_ENDED): _S.ENDING,
+    (_S.QUEUED, _K.CONFIRMED_ABSENT): _S.ENDED,
+    (_S.QUEUED, _K.END_ASKED): _S.ENDING,
+    (_S.RUNNING, _K.SEEN_RUNNING): _S.RUNNING,
+    (_S.RUNNING, _K.SEEN_ENDING): _S.ENDING,
+    (_S.RUNNING, _K.SEEN_ENDED): _S.ENDED,
+    (_S.RUNNING, _K.REPORTED_ENDED): _S.ENDING,
+    (_S.RUNNING, _K.CONFIRMED_ABSENT): _S.ENDED,
+    (_S.RUNNING, _K.END_ASKED): _S.ENDING,
+    (_S.ENDING, _K.SEEN_ENDED): _S.ENDED,
+    (_S.ENDING, _K.CONFIRMED_ABSENT): _S.ENDED,
+}
+"""Everything that may happen; a pair that is missing changes nothing."""
+
+_SEEN = frozenset({_K.SEEN_WAITING, _K.SEEN_RUNNING, _K.SEEN_ENDING, _K.SEEN_ENDED})
+
+
+def step(job: Job, event: JobEvent) -> tuple[Job, tuple[JobCommand, ...]]:
+    """Apply one event; return the job as it now is and what to do about it.
+
+    Replaying an event changes nothing but `seen_at`. The first reason of an end is kept: a launcher's WALLTIME is not
+    overwritten by the scheduler's later CANCELLED.
+    """
+    target = TRANSITIONS.get((job.state, event.kind))
+    if target is None:
+        return job, ()
+    changed = replace(job, **_facts(job, event))
+    if target is not job.state:
+        changed = replace(changed, state=target, state_at=event.at, **_entering(changed, target, event))
+    return changed, _commands(job, changed, event)
+
+
+def _facts(job: Job, event: JobEvent) -> dict[str, object]:
+    """Collect what the event tells whatever the state becomes."""
+    facts: dict[str, object] = {}
+    if event.scheduler_id and not job.scheduler_id:
+        facts["scheduler_id"] = event.scheduler_id
+    if event.kind in _SEEN:
+        facts |= {"seen_at": event.at, "absent_since": None}
+        facts["starts_at"] = event.starts_at if event.kind is _K.SEEN_WAITING else None
+    if event.ends_at is not None:
+        facts["ends_at"] = event.ends_at
+    if event.kind is _K.END_ASKED and job.ending_for is None:
+        facts["ending_for"] = event.reason or Reason.CANCELLED
+    if event.detail and event.kind is not _K.END_ASKED:
+        facts["detail"] = event.detail
+    return facts
+
+
+def _entering(job: Job, target: JobState, event: JobEvent) -> dict[str, object]:
+    """Set what belongs to the state that is entered."""
+    match target:
+        case JobState.SUBMITTING:
+            return {"reason": Reason.SUBMITTING, "submitted_at": event.at}
+        case JobState.QUEUED:
+            return {"reason": Reason.JOB_WAITS}
+        case JobState.RUNNING:
+            return {"reason": Reason.BOOTING, "running_at": event.at, "starts_at": None}
+        case JobState.ENDING:
+            return {"reason": job.ending_for or event.reason or Reason.CANCELLED}
+        case JobState.ENDED:
+            already = job.reason if job.state is JobState.ENDING else None
+            reason = job.ending_for or already or event.reason or Reason.JOB_LOST
+            return {"reason": reason, "ended_at": event.at, "starts_at": None}
+        case JobState.PLANNED:
+            return {}
+
+
+def _commands(before: Job, after: Job, event: JobEvent) -> tuple[JobCommand, ...]:
+    """Decide what the new situation asks for."""
+    if event.kind is _K.SUBMIT_BEGUN:
+        return (JobCommand.SUBMIT,)
+    wanted_gone = after.ending_for is not None and after.state in {_S.QUEUED, _S.RUNNING, _S.ENDING}
+    newly = before.ending_for is None or before.state is _S.SUBMITTING
+    if wanted_gone and newly and after.scheduler_id:
+        return (JobCommand.CANCEL,)
+    return ()

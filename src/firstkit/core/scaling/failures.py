@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Failures in a row: when to try again, and when to stop trying and say why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from firstkit.core.instance.record import Instance, InstanceState
+from firstkit.core.reasons import Reason, is_failure
+
+HEALTHY_S = 120.0
+"""An instance that served this long before it failed starts a new row: what went wrong is not its start."""
+NEVER_HEAL = frozenset({Reason.SUBMIT_REJECTED, Reason.WEIGHTS_MISSING, Reason.SETUP_FAILED, Reason.ENGINE_UNGUARDED})
+"""Ends that waiting alone will not mend: the second in a row holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How patient the controller is; durations in seconds."""
+
+    failures_to_hold: int = 4
+    backoff_first_s: float = 2.0
+    backoff_max_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a deployment stands: failures in a row, held or not, and for how long no start is tried."""
+
+    failures: int = 0
+    held: bool = False
+    wait_s: float = 0.0
+    reason: Reason | None = None
+    detail: str = ""
+
+
+def standing(
+    ended: Iterable[Instance], *, spec: str, released_at: float | None, now: float, patience: Patience
+) -> Standing:
+    """Judge a deployment by its ended instances (any order).
+
+    Only ends of the present `spec` after `released_at` (an operator's release) count. Normal ends (walltime, scale-in,
+    cancellation) neither count nor reset; a healthy life resets.
+    """
+    row = 0
+    last: Instance | None = None
+    mine = (
+        item for item in ended if item.spec == spec and item.state is InstanceState.ENDED and item.ended_at is not None
+    )
+    for item in sorted(mine, key=lambda one: one.ended_at or 0.0, reverse=True):
+        if released_at is not None and (item.ended_at or 0.0) <= released_at:
+            break
+        if is_failure(item.reason):
+            row += 1
+            last = last or item
+        if item.ready_at is not None and (item.ended_at or 0.0) - item.ready_at >= HEALTHY_S:
+            break
+    if last is None:
+        return Standing()
+    to_hold = min(2, patience.failures_to_hold) if last.reason in NEVER_HEAL else patience.failures_to_hold
+    wait_s = min(patience.backoff_max_s, patience.backoff_first_s * 2.0 ** (row - 1)) - (now - (last.ended_at or now))
+    return Standing(
+        failures=row, held=row >= to_hold, wait_s=max(0.0, wait_s), reason=last.reason, detail=_detail(last)
+    )
+
+
+def _detail(instance: Instance) -> str:
+    """Say in one line what the engine's end looked like."""
+    if instance.detail:
+        return instance.detail
+    return instance.exit_tail[-1] if instance.exit_tail else ""

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scaling policy: from signals and bounds to how many instances are needed, with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from firstkit.core.catalog import Scaling
+from firstkit.core.reasons import Reason
+from firstkit.core.scaling.signals import Signals
+
+SCALE_OUT_WAIT_S = 2.0
+"""Requests must have waited this long before another instance is started beside a serving one.
+
+A shorter burst drains by itself.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """How many instances the present demand needs, bounded by min and max, and why."""
+
+    count: int
+    reason: Reason
+
+
+def need(signals: Signals, *, scaling: Scaling, serving: int) -> Need:
+    """Say how many instances are needed right now; `serving` counts READY ones.
+
+    One instance carries `in_flight` requests. A first instance is needed as soon as anybody waits; a further one when
+    the
+    queue does not drain by itself.
+    """
+    load = signals.in_flight
+    if signals.waiting and (serving == 0 or signals.oldest_wait_s >= SCALE_OUT_WAIT_S):
+        load += signals.waiting
+    wanted = -(-load // scaling.in_flight)
+    if signals.waiting:
+        wanted = max(wanted, 1)
+    if wanted > scaling.max:
+        return Need(count=scaling.max, reason=Reason.AT_MAX)
+    if wanted > scaling.min:
+        return Need(count=wanted, reason=Reason.DEMAND)
+    return Need(count=scaling.min, reason=Reason.MIN_KEPT if scaling.min else Reason.NO_DEMAND)
