@@ -24,6 +24,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
+from firstkit.core.findings import Finding
+
 
 class Fault(StrEnum):
     """Whose doing an error is."""
@@ -135,10 +137,14 @@ class SiteError(FirstError):
 
 
 class ConfigError(FirstError):
-    """The configuration is wrong; the message names file, line and what was expected."""
+    """The configuration is wrong; `findings` lists every mistake with file, line and what was expected."""
 
     fault = Fault.CLIENT
     default_code = "invalid_config"
+
+    def __init__(self, message: str, *, findings: tuple[Finding, ...] = (), code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.findings = findings
 
 
 class InternalError(FirstError):

@@ -49,6 +49,8 @@ class EngineTraits:
     usage_on_request: bool = True
     checks_model: bool = True
     reserved: frozenset[str] = frozenset()
+    option_names: frozenset[str] = frozenset()
+    """Keys below `engine` in the configuration that only this kind knows (`url`, `argv`, `slots`, …); any other is an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
