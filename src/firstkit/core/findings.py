@@ -11,7 +11,8 @@ class Finding:
     """A mistake, or a warning about something that loads but was probably not meant.
 
     `source` is the file's name (or the environment variable or option that was read); `line` and `column` count from 1,
-    0 means the source as a whole. `path` is the dotted path of the key. Sentences have no full stop at the end.
+    0 means the source as a whole. `path` is the dotted path of the key. `expected` completes "expected …"; `hint` is a
+    sentence of its own, often "did you mean …". None has a full stop at the end.
     """
 
     source: str
@@ -26,7 +27,8 @@ class Finding:
     @property
     def sentence(self) -> str:
         """Say what is wrong, what was expected and what may have been meant, without the place."""
-        return "; ".join(part for part in (self.problem, self.expected, self.hint) if part)
+        expected = f"expected {self.expected}" if self.expected else ""
+        return "; ".join(part for part in (self.problem, expected, self.hint) if part)
 
     def __str__(self) -> str:
         place = f"{self.source}:{self.line}:{self.column}" if self.line else self.source

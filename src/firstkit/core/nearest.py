@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def distance(first: str, second: str, *, limit: int) -> int:
-    """Count insertions, deletions, substitutions and swaps of neighbours between two words; beyond `limit`, `limit` + 1.
+    """Count insertions, deletions, substitutions and swaps of neighbours between words; beyond `limit`, `limit` + 1.
 
     Source: optimal string alignment distance (Damerau 1964, Levenshtein 1966), two rows back.
     """

@@ -9,6 +9,10 @@ from typing import Any, Protocol
 
 from firstkit.core.catalog import Deployment
 from firstkit.core.reasons import Reason
+from firstkit.core.topology import Address
+
+Mistake = tuple[str, str]
+"""What is wrong in a configuration: the key below the place that is checked, and a sentence that begins after the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +54,7 @@ class EngineTraits:
     checks_model: bool = True
     reserved: frozenset[str] = frozenset()
     option_names: frozenset[str] = frozenset()
-    """Keys below `engine` in the configuration that only this kind knows (`url`, `argv`, `slots`, …); any other is an error."""
+    """Keys below `engine` in the configuration that only this kind knows (`url`, `argv`, …); any other is an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,17 +82,43 @@ class LaunchSpec:
     """Small files of ours that must lie in the instance's folder ({dir}), by name."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalSpec:
+    """Where an engine that is already running answers.
+
+    `key_file` holds its key (empty: none), to be read by whoever composes and sent as `Authorization: Bearer`. It is up
+    when `health_path` answers 200; paths are below the address's `base_path`. `health_path` may itself need the key.
+    """
+
+    address: Address
+    key_file: str = ""
+    health_path: str = "/v1/models"
+    serves_path: str | None = "/v1/models"
+    serves_name: str | None = None
+
+
 class Engine(Protocol):
     """One engine's adapter. Pure: builds values, starts nothing, reads nothing."""
 
     traits: EngineTraits
 
-    def check(self, deployment: Deployment) -> list[tuple[str, str]]:
-        """List what is wrong with a deployment's `engine` for this kind, as (key below `engine`, sentence)."""
+    def check(self, deployment: Deployment) -> list[Mistake]:
+        """List what is wrong with a deployment's `engine` for this kind, by key below `engine`."""
         ...
 
     def launch(self, deployment: Deployment) -> LaunchSpec:
-        """Build how to start one instance; only for deployments that `check` found nothing wrong with."""
+        """Build how to start one instance; only for deployments that `check` found nothing wrong with.
+
+        An engine that is never launched raises ConfigError.
+        """
+        ...
+
+    def external(self, deployment: Deployment) -> ExternalSpec | None:
+        """Say where an engine of this deployment already runs; None for the kinds that are launched."""
+        ...
+
+    def served_name(self, deployment: Deployment) -> str:
+        """Say what this engine calls the model, for `Route.served_name` and `models_info`."""
         ...
 
     def paths(self, deployment: Deployment) -> frozenset[str]:
