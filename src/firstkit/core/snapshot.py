@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build what gateways act on: routes to serving instances and how each model is doing, from records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from firstkit.core.catalog import Catalog, Deployment
+from firstkit.core.instance.record import Contact, Instance, InstanceState
+from firstkit.core.job.record import Job, JobState
+from firstkit.core.reasons import Reason
+from firstkit.core.scaling.diff import Changes
+from firstkit.core.scaling.failures import Standing
+from firstkit.core.scaling.forecast import Typical, to_hot_s
+from firstkit.core.topology import Heat, ModelStatus, Route
+
+_COMING = frozenset({InstanceState.PLANNED, InstanceState.LOADING})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One deployment as the controller sees it at this moment."""
+
+    deployment: Deployment
+    changes: Changes
+    standing: Standing
+    usual: Typical
+    cordoned: bool = False
+
+
+def routes(
+    instances: Sequence[Instance],
+    *,
+    jobs: Mapping[str, Job],
+    catalog: Catalog,
+    cordoned: frozenset[str],
+    paths: Callable[[Deployment], frozenset[str]],
+    now: float,
+) -> tuple[Route, ...]:
+    """List the routes to READY and DRAINING instances that are not lost; cordoned ones take no new requests."""
+    found: list[Route] = []
+    for item in sorted(instances, key=lambda one: one.id):
+        deployment = catalog.deployments.get(item.deployment)
+        serving = item.state in {InstanceState.READY, InstanceState.DRAINING} and item.ready_at is not None
+        if not serving or item.address is None or item.contact is Contact.LOST or deployment is None:
+            continue
+        job = jobs.get(item.job) if item.job else None
+        ends = [moment for moment in (item.drain_by, job.ends_at if job else None) if moment is not None]
+        found.append(
+            Route(
+                instance=item.id,
+                deployment=item.deployment,
+                model=item.model,
+                cluster=item.cluster,
+                engine=deployment.engine.kind,
+                address=item.address,
+                cap=deployment.scaling.in_flight,
+                draining=item.state is InstanceState.DRAINING or item.id in cordoned or item.deployment in cordoned,
+                ends_in_s=max(0.0, min(ends) - now) if ends else None,
+                served_name=served_name(deployment),
+                authorization=f"Bearer {item.engine_key}" if item.engine_key else None,
+                max_model_len=item.max_model_len,
+                paths=paths(deployment),
+            )
+        )
+    return tuple(found)
+
+
+def served_name(deployment: Deployment) -> str:
+    """Say what the engine calls the model: its public name, unless an already running engine has another."""
+    return str(deployment.engine.options.get("serves") or deployment.model)
+
+
+def statuses(
+    views: Sequence[View],
+    *,
+    instances: Sequence[Instance],
+    jobs: Mapping[str, Job],
+    catalog: Catalog,
+    paths: Callable[[Deployment], frozenset[str]],
+    now: float,
+) -> tuple[ModelStatus, ...]:
+    """Say for every model of the catalog how it is doing: its best deployment decides."""
+    found: list[ModelStatus] = []
+    for model in catalog.models.values():
+        mine = [view for view in views if view.deployment.model == model.name]
+        each = [
+            _status(view, [item for item in instances if item.deployment == view.deployment.name], jobs, now)
+            for view in mine
+        ]
+        best = min(each, key=_rank) if each else _no_deployment(model.name)
+        lengths = [item.max_model_len for item in instances if item.model == model.name and item.max_model_len]
+        served = frozenset[str]().union(*(paths(view.deployment) for view in mine))
+        clusters = tuple(dict.fromkeys(view.deployment.cluster or view.deployment.name for view in mine))
+        found.append(
+            ModelStatus(
+                model=best.model,
+                heat=best.heat,
+                reason=best.reason,
+                detail=best.detail,
+                held=bool(each) and all(item.held for item in each),
+                for_s=best.for_s,
+                to_hot_s=best.to_hot_s,
+                fraction=best.fraction,
+                text=best.text,
+                clusters=clusters,
+                max_model_len=model.max_model_len or (max(lengths) if lengths else None),
+                paths=served,
+            )
+        )
+    return tuple(found)
+
+
+def _rank(status: ModelStatus) -> tuple[int, int, float]:
+    """Order by what a user would rather hear of: hot, then nearest to it, held last."""
+    heat = (Heat.HOT, Heat.WARM, Heat.QUEUED, Heat.COLD).index(status.heat)
+    return int(status.held), heat, status.to_hot_s if status.to_hot_s is not None else float("inf")
+
+
+def _no_deployment(model: str) -> ModelStatus:
+    return ModelStatus(
+        model=model, heat=Heat.COLD, reason=Reason.REMOVED, detail="no deployment serves this model", held=True
+    )
+
+
+def _status(view: View, instances: Sequence[Instance], jobs: Mapping[str, Job], now: float) -> ModelStatus:
+    """Say how one deployment is doing."""
+    model = view.deployment.model
+    ready = [item for item in instances if item.state is InstanceState.READY and item.contact is not Contact.LOST]
+    if ready:
+        since = min(item.ready_at or now for item in ready)
+        return ModelStatus(model=model, heat=Heat.HOT, reason=Reason.SERVING, for_s=now - since, to_hot_s=0.0)
+    coming = [item for item in instances if item.state in _COMING]
+    if coming:
+        return min((_coming(view, item, jobs.get(item.job or ""), now) for item in coming), key=_rank)
+    changes, standing = view.changes, view.standing
+    eta = to_hot_s(view.usual, queued_for_s=None, booting_for_s=None, loading_for_s=None)
+    if changes.verdict is Reason.BACKING_OFF and eta is not None:
+        eta += standing.wait_s
+    held = standing.held or changes.verdict in {Reason.CLUSTER_STOPPED, Reason.CORDONED, Reason.REMOVED}
+    return ModelStatus(
+        model=model,
+        heat=Heat.COLD,
+        reason=(standing.reason or Reason.HELD) if standing.held else changes.verdict,
+        detail=standing.detail if standing.held else changes.detail,
+        held=held,
+        to_hot_s=None if held else eta,
+    )
+
+
+def _coming(view: View, instance: Instance, job: Job | None, now: float) -> ModelStatus:
+    """Say how far one instance is that does not serve yet."""
+    since = now - instance.state_at
+    if instance.state is InstanceState.LOADING:
+        return ModelStatus(
+            model=instance.model,
+            heat=Heat.WARM,
+            reason=Reason.LOADING if instance.job else Reason.UNREACHABLE,
+            detail=instance.detail,
+            for_s=since,
+            to_hot_s=to_hot_s(view.usual, queued_for_s=None, booting_for_s=None, loading_for_s=since),
+            fraction=instance.fraction,
+            text=instance.progress,
+        )
+    state = job.state if job else JobState.PLANNED
+    booting = state in {JobState.RUNNING, JobState.ENDING}
+    spent = now - (job.state_at if job else instance.created_at)
+    eta = to_hot_s(
+        view.usual,
+        queued_for_s=None if booting else spent,
+        booting_for_s=spent if booting else None,
+        loading_for_s=None,
+    )
+    return ModelStatus(
+        model=instance.model,
+        heat=Heat.WARM if booting else Heat.QUEUED,
+        reason=Reason.BOOTING if booting else (job.reason if job else instance.reason),
+        detail=job.detail if job else "",
+        for_s=spent,
+        to_hot_s=eta,
+    )
