@@ -9,7 +9,7 @@ term is over. Times are Unix seconds of the store's own clock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +31,17 @@ class Fenced(SiteError):
     """Another controller has taken over; whoever gets this stops acting."""
 
     default_code = "fenced"
+    retryable = False
+
+
+class SchemaMismatch(SiteError):
+    """The store's schema and this code's do not go together.
+
+    Code `store_not_migrated`: the controller or `first store migrate` will mend it (waiting can help); otherwise this
+    code is too old for the store.
+    """
+
+    default_code = "store_schema"
     retryable = False
 
 
@@ -284,6 +295,10 @@ class ApiStore(Protocol):
         ...
 
     def desired(self, job: str) -> tuple[int, bytes] | None: ...
+    def desired_newer(self, known: Mapping[str, int]) -> list[tuple[str, int, bytes]]:
+        """Return (job, version, document) of those jobs whose desired document is newer than the version given."""
+        ...
+
     def events(self, *, subject: str, limit: int = 100) -> list[EventRow]: ...
 
 
@@ -307,6 +322,7 @@ __all__ = [
     "RateLimits",
     "Report",
     "Revision",
+    "SchemaMismatch",
     "StartRow",
     "Store",
     "StoreUnavailable",

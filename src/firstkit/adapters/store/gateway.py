@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a gateway reads and writes: the snapshot, its demand, API keys and finished attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import RowMapping, case, delete, null, or_, select
+
+from firstkit.adapters.store.catalog import newest_revision
+from firstkit.adapters.store.database import Database
+from firstkit.adapters.store.records import ATTEMPT, DEMAND, PRINCIPAL, SNAPSHOT, column_count, column_text
+from firstkit.adapters.store.schema import api_keys, attempts, gateways, key_uses, keys_version, snapshot
+from firstkit.core.request import AttemptRecord
+from firstkit.core.topology import Snapshot
+from firstkit.ports.store import Demand, KeyRow, Revision
+
+ENDLESS_S = float("inf")
+
+
+class SqlGatewayStore:
+    """Implements `GatewayStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def snapshot(self, *, newer_than: tuple[int, int]) -> tuple[Snapshot | None, float]:
+        epoch, version = newer_than
+        same = (snapshot.c.epoch == epoch) & (snapshot.c.version == version)
+        now = self._db.clock()
+        query = select(
+            # Another one, not a higher one: after a restored backup the store's is lower, and still the one that holds.
+            case((same, null()), else_=snapshot.c.document).label("document"),
+            (now - snapshot.c.written_at).label("written_ago"),
+            (now - snapshot.c.touched_at).label("touched_ago"),
+        )
+        row = self._db.read(lambda c: c.execute(query).one_or_none())
+        if row is None:
+            return None, ENDLESS_S
+        age_s = max(0.0, float(row.touched_ago))
+        if row.document is None:
+            return None, age_s
+        return _aged(SNAPSHOT.load(bytes(row.document)), since_written_s=max(0.0, row.written_ago), age_s=age_s), age_s
+
+    def write_demand(self, *, gateway: str, acked: int, demand: Sequence[Demand]) -> None:
+        row = {"gateway": gateway, "acked": acked, "written_at": self._db.clock(), "demand": DEMAND.dump(tuple(demand))}
+        statement = self._db.replace(gateways, row)
+        self._db.write(lambda c: c.execute(statement))
+
+    def forget_gateway(self, gateway: str) -> None:
+        self._db.write(lambda c: c.execute(delete(gateways).where(gateways.c.gateway == gateway)))
+
+    def current_revision(self) -> Revision | None:
+        return self._db.read(newest_revision)
+
+    def keys(self) -> list[KeyRow]:
+        live = (
+            api_keys.c.revoked_at.is_(None),
+            or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > self._db.clock()),
+        )
+        query = KEYS.where(*live)
+        return self._db.read(lambda c: [key_row(row) for row in c.execute(query).mappings()])
+
+    def keys_version(self) -> int:
+        return self._db.read(lambda c: int(c.execute(select(keys_version.c.version)).scalar_one()))
+
+    def settle(self, records: Sequence[AttemptRecord]) -> int:
+        if not records:
+            return 0
+        # In one order for all, so that two that settle the same attempts do not lock each other out.
+        rows = [_attempt_row(record) for record in sorted(records, key=lambda record: (record.request, record.attempt))]
+        statement = self._db.insert(attempts).on_conflict_do_nothing(index_elements=["request", "attempt"])
+        return self._db.write(lambda c: c.execute(statement, rows).rowcount)
+
+    def touch_keys(self, used: Sequence[str]) -> None:
+        if not used:
+            return
+        statement = self._db.insert(key_uses).values(last_used_at=self._db.clock())
+        later = statement.excluded.last_used_at
+        statement = statement.on_conflict_do_update(
+            index_elements=["key"], set_={"last_used_at": later}, where=key_uses.c.last_used_at < later
+        )
+        self._db.write(lambda c: c.execute(statement, [{"key": key} for key in sorted(set(used))]))
+
+
+KEYS = (
+    select(api_keys, key_uses.c.last_used_at)
+    .join(key_uses, key_uses.c.key == api_keys.c.id, isouter=True)
+    .order_by(api_keys.c.created_at, api_keys.c.id)
+)
+"""Keys with their last use."""
+
+
+def key_row(row: RowMapping) -> KeyRow:
+    """Read one row of `KEYS`."""
+    return KeyRow(
+        id=row["id"],
+        name=row["name"],
+        prefix=row["prefix"],
+        digest=bytes(row["digest"]),
+        principal=PRINCIPAL.load(row["principal"]),
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        revoked_at=row["revoked_at"],
+        last_used_at=row["last_used_at"],
+    )
+
+
+def _aged(held: Snapshot, *, since_written_s: float, age_s: float) -> Snapshot:
+    """Make the durations of a snapshot count from now, not from when it was written (law 14)."""
+    routes = tuple(
+        route if route.ends_in_s is None else replace(route, ends_in_s=route.ends_in_s - since_written_s)
+        for route in held.routes
+    )
+    models = tuple(
+        replace(
+            model,
+            for_s=model.for_s + since_written_s,
+            to_hot_s=None if model.to_hot_s is None else max(0.0, model.to_hot_s - since_written_s),
+        )
+        for model in held.models
+    )
+    return replace(held, age_s=age_s, routes=routes, models=models)
+
+
+def _attempt_row(record: AttemptRecord) -> dict[str, Any]:
+    return {
+        "request": record.request,
+        "attempt": record.attempt,
+        "ended": record.ended,
+        "at": record.at,
+        "subject": column_text(record.subject),
+        "project": column_text(record.project),
+        "model": column_text(record.model),
+        "outcome": record.outcome.value,
+        "input_tokens": column_count(record.usage.input_tokens),
+        "output_tokens": column_count(record.usage.output_tokens),
+        "record": ATTEMPT.dump(record),
+    }

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records of core to JSON and back: what a newer version added is ignored, what an older one lacked is the default."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from firstkit.core.errors import InternalError
+from firstkit.core.instance.record import Instance
+from firstkit.core.job.record import Job
+from firstkit.core.principal import Principal
+from firstkit.core.request import AttemptRecord
+from firstkit.core.topology import Snapshot
+from firstkit.ports.store import Demand, StartRow
+
+_T = TypeVar("_T")
+_BIGGEST = 2**63 - 1
+_ENCODER = msgspec.json.Encoder(order="deterministic")
+
+
+class Form(Generic[_T]):
+    """How one kind of record is written as JSON and read again."""
+
+    def __init__(self, kind: Any) -> None:
+        self._name = str(getattr(kind, "__name__", kind))
+        self._decoder: msgspec.json.Decoder[_T] = msgspec.json.Decoder(kind)
+
+    def dump(self, record: _T) -> str:
+        """Write one record as JSON text."""
+        return _ENCODER.encode(record).decode()
+
+    def dump_bytes(self, record: _T) -> bytes:
+        """Write one record as JSON bytes."""
+        return _ENCODER.encode(record)
+
+    def load(self, text: str | bytes) -> _T:
+        """Read a record; InternalError when it is none (a damaged row, or a word this version does not know)."""
+        try:
+            return self._decoder.decode(text)
+        except msgspec.MsgspecError as error:
+            raise InternalError(
+                f"the store holds a {self._name} that this version cannot read ({error}); update firstkit here",
+                code="store_unreadable",
+            ) from error
+
+
+JOB: Form[Job] = Form(Job)
+INSTANCE: Form[Instance] = Form(Instance)
+SNAPSHOT: Form[Snapshot] = Form(Snapshot)
+PRINCIPAL: Form[Principal] = Form(Principal)
+ATTEMPT: Form[AttemptRecord] = Form(AttemptRecord)
+START: Form[StartRow] = Form(StartRow)
+DEMAND: Form[tuple[Demand, ...]] = Form(tuple[Demand, ...])
+NUMBERS: Form[dict[str, int]] = Form(dict[str, int])
+
+
+def column_text(text: str) -> str:
+    """Make a text fit for a column: PostgreSQL stores no NUL, and a client may write one into a model's name."""
+    return text.replace("\x00", "\ufffd") if "\x00" in text else text
+
+
+def column_count(count: int | None) -> int | None:
+    """Make a count fit for a 64-bit column, whatever an engine claims."""
+    return None if count is None else max(0, min(count, _BIGGEST))
