@@ -12,7 +12,7 @@ from firstkit.core.reasons import Reason
 from firstkit.core.topology import Address
 
 Mistake = tuple[str, str]
-"""What is wrong in a configuration: the key below the place that is checked, and a sentence that begins after the key."""
+"""What is wrong in a configuration: the key below the place that is checked, and a sentence that follows the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
