@@ -99,6 +99,11 @@ def argument_mistakes(args: Mapping[str, Any], owned: Mapping[str, str]) -> list
     return found
 
 
+def environment_mistakes(env: Mapping[str, str], owned: Mapping[str, str]) -> list[Mistake]:
+    """List variables that must not be set for this engine."""
+    return [(f"env.{name}", f"must not be set: {owned[name]}") for name in env if name in owned]
+
+
 def flags(args: Mapping[str, Any], *, switches: Collection[str] = ()) -> list[str]:
     """Write args as flags: true → `--name`, false → `--no-name`, a list → several values, a mapping → JSON.
 
