@@ -28,7 +28,11 @@ class Listen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
-    """Everything the data plane is told; durations in seconds, sizes in bytes."""
+    """Everything the data plane is told; durations in seconds, sizes in bytes.
+
+    `queue` and `queue_per_principal` bound the waiting requests of each model and class. `batch_reserve` is the share of
+    every instance's in-flight cap that batch requests leave free for interactive ones.
+    """
 
     listen: Listen = Listen()
     admin: Listen | None = None
@@ -49,6 +53,7 @@ class GatewaySettings:
     attempts: int = 3
     queue: int = 2000
     queue_per_principal: int = 500
+    batch_reserve: float = 0.1
     hold_head_s: float = 3.0
     comment_every_s: float = 5.0
     hold_s: float = 540.0

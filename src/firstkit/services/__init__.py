@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Services act: they carry out what core decides."""
+"""What acts on the core's decisions: holds state, takes time and randomness from outside, knows no HTTP."""

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A rate limit as one number per subject: the generic cell rate algorithm (ITU-T I.371), virtual scheduling form.
+
+The number is the theoretical arrival time: when the bucket would be full again. Nothing is counted per request, nothing
+has to be refilled, and what lies in the past may be forgotten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """`limit` units in each `per_s` seconds, all of which may come at once after a pause of that length."""
+
+    limit: int
+    per_s: float = 60.0
+
+    @property
+    def unit_s(self) -> float:
+        """Seconds in which one unit comes back."""
+        return self.per_s / self.limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """`full_at` is the number to be kept; `remaining` units could be spent at once; `wait_s` is 0 when allowed."""
+
+    allowed: bool
+    full_at: float
+    remaining: int
+    wait_s: float
+    full_in_s: float
+
+
+def check(rate: Rate, full_at: float, *, now: float, cost: int = 1) -> Verdict:
+    """Ask for `cost` units. Refused ones cost nothing.
+
+    At most `limit + t / unit_s` units are allowed within any time t. A cost above the limit is allowed when the
+    bucket is full, or it could never be.
+    """
+    unit_s = rate.unit_s
+    start = max(full_at, now)
+    ahead = min(cost, rate.limit) * unit_s
+    wait_s = start + ahead - rate.per_s - now
+    if wait_s > 1e-9 * rate.per_s:
+        return _verdict(rate, start, now, allowed=False, wait_s=wait_s)
+    return _verdict(rate, start + cost * unit_s, now, allowed=True, wait_s=0.0)
+
+
+def charge(rate: Rate, full_at: float, *, now: float, cost: int) -> float:
+    """Spend what has already been used, into debt if need be (tokens are known only afterwards)."""
+    return max(full_at, now) + cost * rate.unit_s
+
+
+def _verdict(rate: Rate, full_at: float, now: float, *, allowed: bool, wait_s: float) -> Verdict:
+    full_in_s = full_at - now
+    remaining = max(0, int((rate.per_s - full_in_s) / rate.unit_s + 1e-6))
+    return Verdict(allowed=allowed, full_at=full_at, remaining=remaining, wait_s=wait_s, full_in_s=full_in_s)
