@@ -18,7 +18,10 @@ class SqlStore(SqlCatalogStore, SqlControllerStore, SqlGatewayStore, SqlApiStore
     """Implements `Store`. May be called from several threads; each call is one short transaction of its own."""
 
     def __init__(self, database: Database) -> None:
-        super().__init__(database)
+        SqlCatalogStore.__init__(self, database)
+        SqlControllerStore.__init__(self, database)
+        SqlGatewayStore.__init__(self, database)
+        SqlApiStore.__init__(self, database)
         self.database = database
 
     def close(self) -> None:

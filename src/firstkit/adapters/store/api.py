@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,9 @@ from firstkit.core.job.record import JobState
 from firstkit.core.principal import Principal
 from firstkit.core.request import AttemptRecord
 from firstkit.ports.store import EventRow, KeyRow
+
+_IN_ONE_QUERY = 500
+"""How many values an IN list may have: SQLite's limit was 999 for long."""
 
 
 class SqlApiStore:
@@ -117,7 +121,7 @@ class SqlApiStore:
         return (row.token_digest, row.state == JobState.ENDED.value) if row is not None else None
 
     def put_report(self, *, job: str, seq: int, document: bytes) -> None:
-        statement = self._db.insert(reports).values(job=job, seq=seq, document=document, at=self._db.clock())
+        statement = self._db.insert(reports).values(job=job, seq=seq, document=document, at=self._db.clock)
         new = statement.excluded
         statement = statement.on_conflict_do_update(
             index_elements=["job"],
@@ -130,6 +134,21 @@ class SqlApiStore:
         query = select(desired.c.version, desired.c.document).where(desired.c.job == job)
         row = self._db.read(lambda c: c.execute(query).one_or_none())
         return (int(row.version), bytes(row.document)) if row is not None else None
+
+    def desired_newer(self, known: Mapping[str, int]) -> list[tuple[str, int, bytes]]:
+        """Look at all versions (a few bytes a job), and fetch the documents of those that are newer alone."""
+
+        def work(connection: Connection) -> list[tuple[str, int, bytes]]:
+            versions = connection.execute(select(desired.c.job, desired.c.version)).tuples()
+            newer = [job for job, version in versions if job in known and version > known[job]]
+            columns = select(desired.c.job, desired.c.version, desired.c.document)
+            found: list[tuple[str, int, bytes]] = []
+            for start in range(0, len(newer), _IN_ONE_QUERY):
+                rows = connection.execute(columns.where(desired.c.job.in_(newer[start : start + _IN_ONE_QUERY])))
+                found += [(row.job, int(row.version), bytes(row.document)) for row in rows]
+            return found
+
+        return self._db.read(work)
 
     def events(self, *, subject: str, limit: int = 100) -> list[EventRow]:
         query = select(events).where(events.c.subject == subject).order_by(events.c.id.desc()).limit(limit)

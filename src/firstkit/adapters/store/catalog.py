@@ -64,7 +64,7 @@ class SqlCatalogStore:
     def overrides(self) -> list[Override]:
         query = (
             select(overrides)
-            .where(or_(overrides.c.until.is_(None), overrides.c.until > self._db.clock()))
+            .where(or_(overrides.c.until.is_(None), overrides.c.until > self._db.clock))
             .order_by(overrides.c.id)
         )
         return self._db.read(lambda c: [_override(row) for row in c.execute(query).mappings()])

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, func, or_, select, update
 
 from firstkit.adapters.store import schema
 from firstkit.adapters.store.database import Database
@@ -43,6 +43,8 @@ class SqlControllerStore:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        touched = update(schema.snapshot).values(touched_at=database.clock)
+        self._touch = touched.where(schema.snapshot.c.epoch == bindparam("held_epoch"))
 
     def now(self) -> float:
         return self._db.read(self._db.now)
@@ -125,7 +127,7 @@ class SqlControllerStore:
     # ------------------------------------------------------------------------------------------------- documents
 
     def reports(self) -> list[Report]:
-        age = self._db.clock() - reports.c.at
+        age = self._db.clock - reports.c.at
         query = (
             select(reports, age.label("age"))
             .join(jobs, jobs.c.id == reports.c.job)
@@ -173,11 +175,10 @@ class SqlControllerStore:
         self._fenced(term, work)
 
     def touch_snapshot(self, term: Term) -> None:
-        touch = update(schema.snapshot).where(schema.snapshot.c.epoch == term.epoch)
-        self._fenced(term, lambda c: _done(c.execute(touch.values(touched_at=self._db.clock()))))
+        self._fenced(term, lambda c: _done(c.execute(self._touch, {"held_epoch": term.epoch})))
 
     def gateways(self, *, within_s: float) -> list[GatewayRow]:
-        age = (self._db.clock() - gateways.c.written_at).label("age")
+        age = (self._db.clock - gateways.c.written_at).label("age")
         query = select(gateways, age).where(age <= within_s).order_by(gateways.c.gateway)
 
         def work(connection: Connection) -> list[GatewayRow]:
@@ -211,8 +212,8 @@ class SqlControllerStore:
         rank = func.row_number().over(partition_by=starts.c.deployment, order_by=starts.c.id.desc()).label("rank")
         ranked = select(starts.c.id, rank).subquery()
         yield delete(starts).where(starts.c.id.in_(select(ranked.c.id).where(ranked.c.rank > STARTS_KEPT)))
-        yield delete(gateways).where(gateways.c.written_at < self._db.clock() - _GATEWAY_GONE_S)
-        yield delete(overrides).where(overrides.c.until < self._db.clock() - _GATEWAY_GONE_S)
+        yield delete(gateways).where(gateways.c.written_at < self._db.clock - _GATEWAY_GONE_S)
+        yield delete(overrides).where(overrides.c.until < self._db.clock - _GATEWAY_GONE_S)
 
     def _prune_usage(self, term: Term, before: float) -> int:
         """Remove old attempts, a thousand requests a transaction, so that nobody waits long for the write lock."""
@@ -235,12 +236,15 @@ class SqlControllerStore:
 _JOBS, _INSTANCES, _EVENTS, _STARTS = jobs, instances, events, starts  # the names of `save`'s parameters hide these
 
 
+_HELD_TERM = select(schema.term.c.epoch, schema.term.c.holder).with_for_update(read=True)
+
+
 def check_term(connection: Connection, term: Term) -> None:
     """Raise Fenced unless the term is the newest; the row stays locked, so that nobody takes over before the commit.
 
     A term that has expired but that nobody has taken is still good: nobody else decides.
     """
-    row = connection.execute(select(schema.term.c.epoch, schema.term.c.holder).with_for_update(read=True)).one()
+    row = connection.execute(_HELD_TERM).one()
     if (row.epoch, row.holder) != (term.epoch, term.holder):
         raise Fenced(f"term {term.epoch} of {term.holder} is over; {row.holder or 'nobody'} holds term {row.epoch}")
 

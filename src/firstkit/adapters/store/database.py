@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Double, Engine, Table, cast, create_engine, event, func, literal
+from sqlalchemy import ColumnElement, Connection, Double, Engine, Table, cast, create_engine, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
+from sqlalchemy.types import TypeEngine
 
 from firstkit.adapters.store import place
 from firstkit.adapters.store.failures import may_run_again, translated
@@ -20,6 +21,8 @@ from firstkit.core.errors import ConfigError
 
 _T = TypeVar("_T")
 Work = Callable[[Connection], _T]
+
+_SECONDS: TypeEngine[float] = Double()
 
 LOCK_WAIT_S = 5.0
 CONNECT_WAIT_S = 5
@@ -44,6 +47,8 @@ class Database:
         self.engine = engine
         self.where = where
         self.postgres = engine.dialect.name == "postgresql"
+        self.clock: ColumnElement[float] = _postgres_clock() if self.postgres else _machine_clock()
+        """The expression that is now by the store's clock: the server's, or for SQLite this machine's."""
         self._machine_s = machine_s
         self._writing = engine.execution_options(first_immediate=True)
 
@@ -70,16 +75,10 @@ class Database:
                     continue
                 raise translated(error, self.where) from error
 
-    def clock(self) -> ColumnElement[float]:
-        """Build the expression that is now by the store's clock: the server's, or for SQLite this machine's."""
-        if self.postgres:
-            return cast(func.extract("epoch", func.clock_timestamp()), Double)
-        return literal(self._machine_s(), Double)
-
     def now(self, connection: Connection) -> float:
         """Read the store's clock."""
         if self.postgres:
-            return float(connection.execute(self.clock().select()).scalar_one())
+            return float(connection.execute(select(self.clock)).scalar_one())
         return self._machine_s()
 
     def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
@@ -103,6 +102,14 @@ class Database:
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""
         self.engine.dispose()
+
+
+def _postgres_clock() -> ColumnElement[float]:
+    return cast(func.extract("epoch", func.clock_timestamp()), _SECONDS)
+
+
+def _machine_clock() -> ColumnElement[float]:
+    return func.first_now(type_=_SECONDS)
 
 
 def connect(url: str, *, folder: Path, password_file: str = "", machine_s: Callable[[], float] = time.time) -> Database:
@@ -141,12 +148,17 @@ def _sqlite(path: Path, machine_s: Callable[[], float]) -> Database:
         # No implicit BEGIN of the driver's: transactions begin in _begin below.
         connect_args={"timeout": LOCK_WAIT_S, "check_same_thread": False, "isolation_level": None},
     )
-    event.listen(engine, "connect", _set_up_sqlite)
+
+    def set_up(connection: Any, _record: object) -> None:
+        connection.create_function("first_now", 0, machine_s)
+        _set_up_sqlite(connection)
+
+    event.listen(engine, "connect", set_up)
     event.listen(engine, "begin", _begin_sqlite)
     return Database(engine, where=str(path), machine_s=machine_s)
 
 
-def _set_up_sqlite(connection: Any, _record: object) -> None:
+def _set_up_sqlite(connection: Any) -> None:
     """Set what SQLite keeps per connection.
 
     synchronous=NORMAL syncs at checkpoints, not at each commit: after a power cut the database is whole but may lack

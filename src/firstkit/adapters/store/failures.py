@@ -23,7 +23,7 @@ def may_run_again(error: SQLAlchemyError) -> bool:
 def translated(error: SQLAlchemyError, where: str) -> FirstError:
     """Make a database's error one of ours."""
     if isinstance(error, PoolTimeout):
-        return StoreUnavailable(f"the store {where} is busy: no connection became free in time")
+        return StoreUnavailable(f"the store {where} is busy: no connection became free in time", code="store_busy")
     if not isinstance(error, DBAPIError):
         return InternalError(f"the store was asked wrongly: {type(error).__name__}", code="store_failed")
     cause = error.orig
@@ -39,7 +39,9 @@ def _of_sqlite(cause: sqlite3.Error, where: str) -> FirstError:
     code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
     match code:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return StoreUnavailable(f"the store {where} is busy: another process holds it for too long")
+            return StoreUnavailable(
+                f"the store {where} is busy: another process holds it for too long", code="store_busy"
+            )
         case sqlite3.SQLITE_FULL:
             return StoreUnavailable(
                 f"the disk that holds the store {where} is full; free some space", code="store_full"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import RowMapping, case, delete, null, or_, select
+from sqlalchemy import RowMapping, Select, and_, bindparam, case, delete, null, or_, select
 
 from firstkit.adapters.store.catalog import newest_revision
 from firstkit.adapters.store.database import Database
@@ -25,18 +25,14 @@ class SqlGatewayStore:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        # Built once: what is asked every second should cost no more than asking.
+        self._newer = _newer_snapshot(database)
+        given: dict[str, Any] = {name: bindparam(name) for name in ("gateway", "acked", "demand")}
+        self._demand = database.replace(gateways, given | {"written_at": database.clock})
 
     def snapshot(self, *, newer_than: tuple[int, int]) -> tuple[Snapshot | None, float]:
-        epoch, version = newer_than
-        same = (snapshot.c.epoch == epoch) & (snapshot.c.version == version)
-        now = self._db.clock()
-        query = select(
-            # Another one, not a higher one: after a restored backup the store's is lower, and still the one that holds.
-            case((same, null()), else_=snapshot.c.document).label("document"),
-            (now - snapshot.c.written_at).label("written_ago"),
-            (now - snapshot.c.touched_at).label("touched_ago"),
-        )
-        row = self._db.read(lambda c: c.execute(query).one_or_none())
+        held = {"held_epoch": newer_than[0], "held_version": newer_than[1]}
+        row = self._db.read(lambda c: c.execute(self._newer, held).one_or_none())
         if row is None:
             return None, ENDLESS_S
         age_s = max(0.0, float(row.touched_ago))
@@ -45,9 +41,8 @@ class SqlGatewayStore:
         return _aged(SNAPSHOT.load(bytes(row.document)), since_written_s=max(0.0, row.written_ago), age_s=age_s), age_s
 
     def write_demand(self, *, gateway: str, acked: int, demand: Sequence[Demand]) -> None:
-        row = {"gateway": gateway, "acked": acked, "written_at": self._db.clock(), "demand": DEMAND.dump(tuple(demand))}
-        statement = self._db.replace(gateways, row)
-        self._db.write(lambda c: c.execute(statement))
+        row = {"gateway": gateway, "acked": acked, "demand": DEMAND.dump(tuple(demand))}
+        self._db.write(lambda c: c.execute(self._demand, row))
 
     def forget_gateway(self, gateway: str) -> None:
         self._db.write(lambda c: c.execute(delete(gateways).where(gateways.c.gateway == gateway)))
@@ -58,13 +53,13 @@ class SqlGatewayStore:
     def keys(self) -> list[KeyRow]:
         live = (
             api_keys.c.revoked_at.is_(None),
-            or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > self._db.clock()),
+            or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > self._db.clock),
         )
         query = KEYS.where(*live)
         return self._db.read(lambda c: [key_row(row) for row in c.execute(query).mappings()])
 
     def keys_version(self) -> int:
-        return self._db.read(lambda c: int(c.execute(select(keys_version.c.version)).scalar_one()))
+        return self._db.read(lambda c: int(c.execute(_KEYS_VERSION).scalar_one()))
 
     def settle(self, records: Sequence[AttemptRecord]) -> int:
         if not records:
@@ -72,18 +67,21 @@ class SqlGatewayStore:
         # In one order for all, so that two that settle the same attempts do not lock each other out.
         rows = [_attempt_row(record) for record in sorted(records, key=lambda record: (record.request, record.attempt))]
         statement = self._db.insert(attempts).on_conflict_do_nothing(index_elements=["request", "attempt"])
-        return self._db.write(lambda c: c.execute(statement, rows).rowcount)
+        statement = statement.returning(attempts.c.request)
+        return self._db.write(lambda c: len(c.execute(statement, rows).all()))
 
     def touch_keys(self, used: Sequence[str]) -> None:
         if not used:
             return
-        statement = self._db.insert(key_uses).values(last_used_at=self._db.clock())
+        statement = self._db.insert(key_uses).values(last_used_at=self._db.clock)
         later = statement.excluded.last_used_at
         statement = statement.on_conflict_do_update(
             index_elements=["key"], set_={"last_used_at": later}, where=key_uses.c.last_used_at < later
         )
         self._db.write(lambda c: c.execute(statement, [{"key": key} for key in sorted(set(used))]))
 
+
+_KEYS_VERSION = select(keys_version.c.version)
 
 KEYS = (
     select(api_keys, key_uses.c.last_used_at)
@@ -105,6 +103,19 @@ def key_row(row: RowMapping) -> KeyRow:
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
         last_used_at=row["last_used_at"],
+    )
+
+
+def _newer_snapshot(database: Database) -> Select[Any, float, float]:
+    """Build the query for a snapshot that is another one than the one held.
+
+    Another one, not a higher one: after a restored backup the store's is lower, and still the one that counts.
+    """
+    same = and_(snapshot.c.epoch == bindparam("held_epoch"), snapshot.c.version == bindparam("held_version"))
+    return select(
+        case((same, null()), else_=snapshot.c.document).label("document"),
+        (database.clock - snapshot.c.written_at).label("written_ago"),
+        (database.clock - snapshot.c.touched_at).label("touched_ago"),
     )
 
 

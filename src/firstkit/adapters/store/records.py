@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
@@ -29,11 +29,14 @@ class Form(Generic[_T]):
 
     def dump(self, record: _T) -> str:
         """Write one record as JSON text."""
-        return _ENCODER.encode(record).decode()
+        return self.dump_bytes(record).decode()
 
     def dump_bytes(self, record: _T) -> bytes:
-        """Write one record as JSON bytes."""
-        return _ENCODER.encode(record)
+        """Write one record as JSON bytes; half a character (of a header that is not UTF-8) becomes a question mark."""
+        try:
+            return _ENCODER.encode(record)
+        except UnicodeEncodeError:
+            return _ENCODER.encode(_printable(msgspec.to_builtins(record)))
 
     def load(self, text: str | bytes) -> _T:
         """Read a record; InternalError when it is none (a damaged row, or a word this version does not know)."""
@@ -56,9 +59,20 @@ DEMAND: Form[tuple[Demand, ...]] = Form(tuple[Demand, ...])
 NUMBERS: Form[dict[str, int]] = Form(dict[str, int])
 
 
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, dict):
+        items = cast("dict[Any, Any]", value).items()
+        return {_printable(key): _printable(item) for key, item in items}
+    if isinstance(value, list | tuple):
+        return [_printable(item) for item in cast("list[Any]", value)]
+    return value
+
+
 def column_text(text: str) -> str:
     """Make a text fit for a column: PostgreSQL stores no NUL, and a client may write one into a model's name."""
-    return text.replace("\x00", "\ufffd") if "\x00" in text else text
+    return text.encode(errors="replace").decode().replace("\x00", "\ufffd")
 
 
 def column_count(count: int | None) -> int | None:

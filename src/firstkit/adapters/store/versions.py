@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, select, text
@@ -11,9 +12,10 @@ from sqlalchemy import Connection, inspect, select, text
 from firstkit.adapters.store.database import Database
 from firstkit.adapters.store.schema import NEEDS, SCHEMA, installation, keys_version, term
 from firstkit.core.ids import installation_id
-from firstkit.ports.store import SchemaMismatch
+from firstkit.ports.store import SchemaMismatch, StoreUnavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATION_WAIT_S = 60
 _MIGRATION_LOCK = 7_161_357_290_133_914  # any number, the same for ever: PostgreSQL's advisory lock of our migrations
 
 
@@ -58,7 +60,7 @@ def migrate(database: Database) -> tuple[int, int]:
         if database.postgres:
             # A large table may take longer than a statement is given otherwise; somebody else's migration, too.
             connection.execute(text("SET LOCAL statement_timeout = 0"))
-            connection.execute(text("SET LOCAL lock_timeout = '60s'"))
+            connection.execute(text(f"SET LOCAL lock_timeout = '{MIGRATION_WAIT_S}s'"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
         versions = found(connection)
         before = versions[0] if versions else 0
@@ -73,10 +75,16 @@ def migrate(database: Database) -> tuple[int, int]:
             )
         return before, SCHEMA
 
-    versions = database.read(found)
-    if versions is not None and versions[0] >= SCHEMA:
-        return versions[0], versions[0]
-    return database.write(work)
+    deadline = time.monotonic() + MIGRATION_WAIT_S
+    while True:
+        versions = database.read(found)
+        if versions is not None and versions[0] >= SCHEMA:
+            return versions[0], versions[0]
+        try:
+            return database.write(work)
+        except StoreUnavailable as error:
+            if database.postgres or error.code != "store_busy" or time.monotonic() > deadline:
+                raise
 
 
 def _upgrade(connection: Connection, to: str) -> int:
