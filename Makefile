@@ -86,6 +86,14 @@ debian:
 vllm-env-if-offered: dev
 	@$(MAKE) vllm-env || echo "first: going on without vLLM; its tests will be skipped"
 
+# ------------------------------------------------------------------------------------------------- benchmarks
+.PHONY: bench
+bench: install ## measure beside nginx and other gateways: about an hour (ARGS=--quick: two minutes)
+	@$(BIN)/python -m benchmarks.environments
+	@$(BIN)/python -m benchmarks.run $(ARGS)
+	@$(BIN)/python -m benchmarks.lifecycle
+	@$(BIN)/python -m benchmarks.page
+
 # ------------------------------------------------------------------------------------------------------ locks
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	--no-emit-index-url --no-emit-find-links --no-header
@@ -102,5 +110,5 @@ lock: $(BIN)/uv ## resolve all lock files anew, to the latest releases allowed
 	@! grep -nE '[a-z]+://' locks/* || { echo "first: an address got into a lock" >&2; exit 1; }
 
 clean: ## remove what make made, the state folder .first excepted
-	@rm -rf $(VENV) .venv-vllm dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .venv-vllm benchmarks/.env benchmarks/.build dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find src tests scripts -name __pycache__ -type d -exec rm -rf {} +

@@ -14,4 +14,5 @@ def make(folder: Path) -> tuple[Path, Path]:
     argv += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
     argv += ["-keyout", str(private_key), "-out", str(certificate)]
     subprocess.run(argv, check=True, capture_output=True)
+    private_key.chmod(0o600)
     return certificate, private_key

@@ -123,12 +123,10 @@ def one_round(
     return measured
 
 
-def about(started: Mapping[str, Running]) -> dict[str, Any]:
-    """Describe machine and contenders."""
+def machine() -> dict[str, Any]:
+    """Describe the machine, without its name."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    processor = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor"
-    )
+    processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "an unknown")
     return {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "processor": processor,
@@ -136,11 +134,13 @@ def about(started: Mapping[str, Running]) -> dict[str, Any]:
         "kernel": os.uname().release,
         "python": sys.version.split()[0],
         "load": os.getloadavg(),
-        "cpu": "schedstat nanoseconds of the process tree",
-        "contenders": {
-            name: {"version": r.version, "notes": r.notes, "ready_s": r.ready_s} for name, r in started.items()
-        },
     }
+
+
+def about(started: Mapping[str, Running]) -> dict[str, Any]:
+    """Describe machine and contenders."""
+    contenders = {name: {"version": r.version, "notes": r.notes, "ready_s": r.ready_s} for name, r in started.items()}
+    return machine() | {"cpu": "schedstat nanoseconds of the process tree", "contenders": contenders}
 
 
 def options() -> argparse.Namespace:

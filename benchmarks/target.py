@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import urllib.request
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
 from typing import Any, TypeVar
 
 import uvloop
@@ -68,6 +70,29 @@ def get(url: str) -> dict[str, Any]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url, timeout=5) as answer:
         return json.loads(answer.read())
+
+
+def completes(target: Target) -> bool:
+    """Tell whether a chat completion through the target succeeds."""
+    body = json.dumps({"model": target.model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 1})
+    try:
+        with _dial(target) as connection:
+            connection.sendall(target.request(body.encode()))
+            answer = HTTPResponse(connection, method="POST")
+            answer.begin()
+            return answer.status == 200 and "choices" in json.loads(answer.read())
+    except (OSError, HTTPException, ValueError):
+        return False
+
+
+def _dial(target: Target) -> socket.socket:
+    if target.unix:
+        plain = socket.socket(socket.AF_UNIX)
+        plain.settimeout(10)
+        plain.connect(target.unix)
+        return plain
+    plain = socket.create_connection(("127.0.0.1", target.port), timeout=10)
+    return client_tls().wrap_socket(plain) if target.tls else plain
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

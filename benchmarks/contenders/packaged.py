@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 from benchmarks.contenders import ENVIRONMENTS, KEY, Running, Site
 from benchmarks.processes import Process, free_port
-from benchmarks.prompts import chat
-from benchmarks.target import CHAT, Target
+from benchmarks.target import Target, completes
 
 READY_DEADLINE_S = 120
 
@@ -36,21 +33,6 @@ def version(environment: str) -> str:
     paths = [str(path) for path in (ENVIRONMENTS / environment / "lib").glob("python3*/site-packages")]
     found: list[Distribution] = [d for d in distributions(path=paths) if d.metadata["Name"] == environment]
     return found[0].version if found else "unknown"
-
-
-def completes(target: Target) -> bool:
-    """Tell whether a chat completion through the target succeeds."""
-    request = urllib.request.Request(
-        target.url + CHAT,
-        data=chat(model=target.model, stream=False, max_tokens=1),
-        headers={"Content-Type": "application/json", "Authorization": f"Bearer {target.key}"},
-    )
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=10) as answer:
-            return "choices" in json.loads(answer.read())
-    except (OSError, urllib.error.HTTPError, ValueError):
-        return False
 
 
 class VllmRouter:
