@@ -34,10 +34,12 @@ class Reason(StrEnum):
     # how one ended
     SCALED_IN = "SCALED_IN"
     REMOVED = "REMOVED"
+    STOPPED = "STOPPED"
     WALLTIME = "WALLTIME"
     PREEMPTED = "PREEMPTED"
     CANCELLED = "CANCELLED"
     SUBMIT_REJECTED = "SUBMIT_REJECTED"
+    SUBMIT_FAILED = "SUBMIT_FAILED"
     DUPLICATE = "DUPLICATE"
     SETUP_FAILED = "SETUP_FAILED"
     NODE_UNFIT = "NODE_UNFIT"
@@ -54,22 +56,26 @@ class Reason(StrEnum):
     JOB_LOST = "JOB_LOST"
 
 
-NOT_FAILURES = frozenset(
+FAILURES = frozenset(
     {
-        Reason.SCALED_IN,
-        Reason.REMOVED,
-        Reason.WALLTIME,
-        Reason.PREEMPTED,
-        Reason.CANCELLED,
-        Reason.DUPLICATE,
-        Reason.UPDATED,
-        Reason.SUPERSEDED,
-        Reason.UNSUPERVISED,
+        Reason.SUBMIT_REJECTED,
+        Reason.SUBMIT_FAILED,
+        Reason.SETUP_FAILED,
+        Reason.NODE_UNFIT,
+        Reason.NODE_FAILURE,
+        Reason.WEIGHTS_MISSING,
+        Reason.OUT_OF_MEMORY,
+        Reason.ENGINE_EXIT,
+        Reason.ENGINE_UNGUARDED,
+        Reason.NEVER_READY,
+        Reason.NEVER_REGISTERED,
+        Reason.DOOR_FAILED,
+        Reason.JOB_LOST,
     }
 )
-"""Ends that are part of normal life: they do not count towards back-off or hold."""
+"""Ends that count towards back-off and hold; all others are part of normal life (law 2)."""
 
 
 def is_failure(reason: Reason) -> bool:
     """Tell whether an end for this reason counts as a failed start or a crash."""
-    return reason not in NOT_FAILURES
+    return reason in FAILURES

@@ -36,6 +36,7 @@ def routes(
     catalog: Catalog,
     cordoned: frozenset[str],
     paths: Callable[[Deployment], frozenset[str]],
+    served_name: Callable[[Deployment], str],
     now: float,
 ) -> tuple[Route, ...]:
     """List the routes to READY and DRAINING instances that are not lost; cordoned ones take no new requests."""
@@ -65,11 +66,6 @@ def routes(
             )
         )
     return tuple(found)
-
-
-def served_name(deployment: Deployment) -> str:
-    """Say what the engine calls the model: its public name, unless an already running engine has another."""
-    return str(deployment.engine.options.get("serves") or deployment.model)
 
 
 def statuses(

@@ -44,13 +44,6 @@ class JobEvent:
     starts_at: float | None = None
 
 
-class JobCommand(StrEnum):
-    """What the controller is to do after a step."""
-
-    SUBMIT = "submit"
-    CANCEL = "cancel"
-
-
 _S, _K = JobState, JobEventKind
 
 TRANSITIONS: Mapping[tuple[JobState, JobEventKind], JobState] = {
@@ -89,19 +82,19 @@ TRANSITIONS: Mapping[tuple[JobState, JobEventKind], JobState] = {
 _SEEN = frozenset({_K.SEEN_WAITING, _K.SEEN_RUNNING, _K.SEEN_ENDING, _K.SEEN_ENDED})
 
 
-def step(job: Job, event: JobEvent) -> tuple[Job, tuple[JobCommand, ...]]:
-    """Apply one event; return the job as it now is and what to do about it.
+def step(job: Job, event: JobEvent) -> Job:
+    """Apply one event. What has to be done about a job is found by level, from its record: see `services.lifecycle`.
 
     Replaying an event changes nothing but `seen_at`. The first reason of an end is kept: a launcher's WALLTIME is not
     overwritten by the scheduler's later CANCELLED.
     """
     target = TRANSITIONS.get((job.state, event.kind))
     if target is None:
-        return job, ()
+        return job
     changed = replace(job, **_facts(job, event))
     if target is not job.state:
         changed = replace(changed, state=target, state_at=event.at, **_entering(changed, target, event))
-    return changed, _commands(job, changed, event)
+    return changed
 
 
 def _facts(job: Job, event: JobEvent) -> dict[str, object]:
@@ -138,14 +131,3 @@ def _entering(job: Job, target: JobState, event: JobEvent) -> dict[str, object]:
             return {"reason": reason, "ended_at": event.at, "starts_at": None}
         case JobState.PLANNED:
             return {}
-
-
-def _commands(before: Job, after: Job, event: JobEvent) -> tuple[JobCommand, ...]:
-    """Decide what the new situation asks for."""
-    if event.kind is _K.SUBMIT_BEGUN:
-        return (JobCommand.SUBMIT,)
-    wanted_gone = after.ending_for is not None and after.state in {_S.QUEUED, _S.RUNNING, _S.ENDING}
-    newly = before.ending_for is None or before.state is _S.SUBMITTING
-    if wanted_gone and newly and after.scheduler_id:
-        return (JobCommand.CANCEL,)
-    return ()

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carry decisions about deployments into records: plan, drain, retire, end; nothing outside is touched here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from firstkit.core import ids
+from firstkit.core.catalog import Catalog, Deployment
+from firstkit.core.errors import FirstError
+from firstkit.core.instance.machine import InstanceEvent, InstanceEventKind
+from firstkit.core.instance.record import Instance, InstanceState
+from firstkit.core.job.machine import JobEvent, JobEventKind
+from firstkit.core.job.record import Job, JobState
+from firstkit.core.reasons import Reason
+from firstkit.core.snapshot import View
+from firstkit.ports.engine import Engine
+from firstkit.ports.store import GatewayRow
+from firstkit.services.autoscaler import Overrides
+from firstkit.services.intake import Journal
+from firstkit.services.submission import token_digest
+from firstkit.services.world import World
+
+CANCEL_AGAIN_S = 30.0
+_GOING = frozenset({InstanceState.DRAINING, InstanceState.ENDED})
+_CANCELLABLE = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.ENDING})
+
+
+class Lifecycle:
+    """Change the world as decided; `random` gives bytes, `read_key` reads an external engine's key file."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        engines: Mapping[str, Engine],
+        random: Callable[[int], bytes],
+        read_key: Callable[[str], str],
+        journal: Journal,
+        drain_s: float,
+    ) -> None:
+        self._world = world
+        self._engines = engines
+        self._random = random
+        self._read_key = read_key
+        self._journal = journal
+        self._drain_s = drain_s
+
+    # ------------------------------------------------------------------------------------------------ one deployment
+    def carry_out(self, view: View, *, catalog: Catalog, spec: str, now: float) -> None:
+        """Mark what is wanted, drain and start, as decided for one deployment."""
+        for name in view.changes.wanted:
+            self._mark_wanted(name, view, now)
+        for drain in view.changes.drains:
+            self.drain(drain.instance, drain.reason, within_s=drain.within_s, now=now)
+        for _ in range(view.changes.start):
+            self._plan(view, catalog, spec, now)
+
+    def _mark_wanted(self, name: str, view: View, now: float) -> None:
+        """Note that an instance is needed now; written only as finely as `idle` needs."""
+        item = self._world.instances[name]
+        idle_s = view.deployment.scaling.idle_s
+        grain_s = 60.0 if idle_s is None else max(0.2, min(60.0, idle_s / 20.0))
+        if item.wanted_at is None or now - item.wanted_at >= grain_s:
+            self._world.amend(name, wanted_at=now)
+
+    def _plan(self, view: View, catalog: Catalog, spec: str, now: float) -> None:
+        """Plan one job with one instance (an external engine: the instance alone)."""
+        deployment, reason = view.deployment, view.changes.start_reason
+        instance_id = ids.instance_id(self._random(8))
+        job = None if deployment.cluster is None else self._planned_job(deployment, catalog, spec, reason, now)
+        instance = Instance(
+            id=instance_id,
+            deployment=deployment.name,
+            model=deployment.model,
+            cluster=deployment.cluster or "",
+            job=job.id if job else None,
+            slot=0,
+            revision=catalog.revision,
+            spec=spec,
+            state=InstanceState.PLANNED,
+            reason=reason,
+            state_at=now,
+            created_at=now,
+            wanted_at=now,
+            engine_key=self._engine_key(deployment),
+        )
+        self._world.add(job, instance)
+        self._journal("planned", deployment=deployment.name, instance=instance_id, reason=reason)
+
+    def _planned_job(self, deployment: Deployment, catalog: Catalog, spec: str, reason: Reason, now: float) -> Job:
+        """Make the record of a job that is not submitted yet."""
+        cluster = catalog.clusters[deployment.cluster or ""]
+        job_id = ids.job_id(self._random(8))
+        return Job(
+            id=job_id,
+            cluster=cluster.name,
+            deployment=deployment.name,
+            revision=catalog.revision,
+            spec=spec,
+            run_dir=f"{cluster.run_dir}/{job_id}",
+            state=JobState.PLANNED,
+            reason=reason,
+            state_at=now,
+            created_at=now,
+        )
+
+    def _engine_key(self, deployment: Deployment) -> str | None:
+        """Make or read the engine's own credential, where it has one."""
+        engine = self._engines[deployment.engine.kind]
+        external = engine.external(deployment)
+        if external is not None:
+            try:
+                return self._read_key(external.key_file) if external.key_file else None
+            except FirstError as error:
+                self._journal("key_unreadable", deployment=deployment.name, detail=error.message)
+                return None
+        return ids.encode(self._random(32), 48) if engine.launch(deployment).needs_key else None
+
+    def drain(self, instance: str, reason: Reason, *, within_s: float, now: float) -> None:
+        """Ask an instance to end; what never served has nothing to finish."""
+        item = self._world.instances[instance]
+        if item.state in _GOING:
+            return
+        served = item.ready_at is not None
+        self._world.instance_event(
+            instance,
+            InstanceEvent(
+                kind=InstanceEventKind.DRAIN_ASKED,
+                at=now,
+                reason=reason,
+                drain_by=now + (within_s if served else 0.0),
+            ),
+        )
+        self._journal("drain", instance=instance, deployment=item.deployment, reason=reason)
+
+    # ----------------------------------------------------------------------------------------------- all that is there
+    def retire(self, catalog: Catalog, overrides: Overrides, *, now: float) -> None:
+        """Drain what no deployment of the catalog wants any more, and what an operator drains or stops."""
+        drained, stopped = overrides.subjects("drain"), overrides.subjects("stop")
+        for item in list(self._world.instances.values()):
+            if item.deployment not in catalog.deployments:
+                self.drain(item.id, Reason.REMOVED, within_s=self._drain_s, now=now)
+            elif item.id in drained:
+                self.drain(item.id, Reason.OVERRIDE, within_s=self._drain_s, now=now)
+            elif item.cluster in stopped:
+                self.drain(item.id, Reason.CLUSTER_STOPPED, within_s=0.0, now=now)
+        for job in self._world.live_jobs():
+            if job.cluster in stopped:
+                self._end(job, Reason.CLUSTER_STOPPED, now)
+
+    def retire_all(self, *, within_s: float, now: float) -> bool:
+        """Drain everything, since this installation stops; return whether nothing is left."""
+        for item in list(self._world.instances.values()):
+            self.drain(item.id, Reason.STOPPED, within_s=within_s, now=now)
+        return not self._world.live_jobs()
+
+    def finish_drains(
+        self, gateways: Sequence[GatewayRow], *, published: Callable[[str], int | None], now: float
+    ) -> None:
+        """End jobs whose instances have all drained: acknowledged by every live gateway and idle, or out of time."""
+        for job in self._world.live_jobs():
+            instances = self._world.instances_of_job(job.id)
+            draining = [item for item in instances if item.state is InstanceState.DRAINING]
+            if not draining or any(item.state not in _GOING for item in instances):
+                continue
+            if all(self._drained(item, gateways, published(item.id), now) for item in draining):
+                self._end(job, draining[0].drain_for or Reason.SCALED_IN, now)
+        for item in list(self._world.instances.values()):
+            gone = item.job is None and item.state is InstanceState.DRAINING
+            if gone and self._drained(item, gateways, published(item.id), now):
+                event = InstanceEvent(kind=InstanceEventKind.JOB_ENDED, at=now, reason=item.drain_for)
+                self._world.instance_event(item.id, event)
+
+    def _drained(self, item: Instance, gateways: Sequence[GatewayRow], published: int | None, now: float) -> bool:
+        """Tell whether nothing is in flight on a draining instance any more, or its time is up."""
+        if item.ready_at is None or (item.drain_by is not None and now >= item.drain_by):
+            return True
+        if published is None:
+            return False
+        return all(
+            row.acked >= published and not any(demand.in_flight.get(item.id) for demand in row.demand)
+            for row in gateways
+        )
+
+    def watch_boots(self, *, patience_s: float, now: float) -> None:
+        """End jobs that run but whose launcher never says a word."""
+        for job in self._world.live_jobs():
+            if job.state is not JobState.RUNNING or job.running_at is None or now - job.running_at <= patience_s:
+                continue
+            if all(item.heard_at is None for item in self._world.instances_of_job(job.id)):
+                self._end(job, Reason.NEVER_REGISTERED, now)
+
+    def _end(self, job: Job, reason: Reason, now: float) -> None:
+        """Wish a job's end; the machine keeps the first reason."""
+        if job.ending_for is None:
+            self._world.job_event(job.id, JobEvent(kind=JobEventKind.END_ASKED, at=now, reason=reason))
+
+    # ---------------------------------------------------------------------------------------------------- what is due
+    def begin_submissions(self, clusters: Callable[[str], bool], *, now: float) -> list[tuple[Job, str]]:
+        """Turn planned jobs into intents (SUBMITTING, digest of a fresh token); return them with their tokens."""
+        begun: list[tuple[Job, str]] = []
+        for job in self._world.live_jobs():
+            if job.state is JobState.PLANNED and clusters(job.cluster):
+                token = ids.encode(self._random(32), 48)
+                self._world.job_event(job.id, JobEvent(kind=JobEventKind.SUBMIT_BEGUN, at=now))
+                self._world.amend_job(job.id, token_digest=token_digest(token))
+                begun.append((self._world.jobs[job.id], token))
+        return begun
+
+    def due_cancels(self, *, now: float) -> list[tuple[str, str]]:
+        """List cancellations that are due, as (cluster, scheduler id): never sent, or long ago and the job is there."""
+        due: list[tuple[str, str]] = []
+        for job in self._world.live_jobs():
+            late = job.cancelled_at is None or now - job.cancelled_at >= CANCEL_AGAIN_S
+            if job.ending_for is not None and job.state in _CANCELLABLE and late and job.scheduler_id:
+                self._world.amend_job(job.id, cancelled_at=now)
+                due.append((job.cluster, job.scheduler_id))
+        return due

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one thread of a process in which the store is called, so that no loop ever waits for a database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, Self, TypeVar
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class StoreThread:
+    """Call store methods one after another in a thread of their own; `async with` ends it.
+
+    A cancelled call lets the transaction finish and drops its result, since half a transaction is none.
+    """
+
+    def __init__(self, name: str = "store") -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run one call in the store thread; raises what it raises."""
+        done = anyio.Event()
+        token = anyio.lowlevel.current_token()
+        future = self._executor.submit(partial(function, *args, **kwargs))
+        future.add_done_callback(lambda _: _wake(done, token))
+        await done.wait()
+        return future.result()
+
+
+def _wake(done: anyio.Event, token: anyio.lowlevel.EventLoopToken) -> None:
+    """Tell the loop that the call is over; a loop that has ended meanwhile needs no word."""
+    try:
+        anyio.from_thread.run_sync(done.set, token=token)
+    except RuntimeError:
+        return

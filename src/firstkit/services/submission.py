@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that is put on a cluster for one job: launcher, start.sh, job.json, keys; written by the runner."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from firstkit.core import ids
+from firstkit.core.catalog import Cluster, Deployment, Resources
+from firstkit.core.instance.record import Instance
+from firstkit.core.job.record import Job
+from firstkit.ports.engine import Engine, LaunchSpec
+from firstkit.ports.runner import RemoteFile
+from firstkit.ports.scheduler import Scheduler, Submission
+from firstkit.wire import control
+
+
+class IssuedPair(Protocol):
+    """A certificate and its key, PEM."""
+
+    @property
+    def certificate(self) -> bytes: ...
+    @property
+    def key(self) -> bytes: ...
+
+
+class DoorAuthority(Protocol):
+    """What issues the certificate of a door."""
+
+    @property
+    def certificate(self) -> bytes: ...
+    def issue(self, *, name: str, address: str = "", valid_s: float, server: bool) -> IssuedPair: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launcher:
+    """The zipapp that runs as the job, named after its content."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Files to put, and the submission that uses them."""
+
+    files: tuple[RemoteFile, ...]
+    submission: Submission
+
+
+class Preparer:
+    """Build the files of a job; pure but for the randomness and certificates it is given."""
+
+    def __init__(
+        self,
+        *,
+        installation: str,
+        launcher: Launcher,
+        engines: Mapping[str, Engine],
+        authority: Callable[[], DoorAuthority],
+        control_urls: Callable[[], list[str]],
+        fence_s: float | None,
+    ) -> None:
+        self._installation = installation
+        self._launcher = launcher
+        self._engines = engines
+        self._authority = authority
+        self._control_urls = control_urls
+        self._fence_s = fence_s
+
+    def prepare(
+        self,
+        job: Job,
+        instances: list[Instance],
+        *,
+        deployment: Deployment,
+        cluster: Cluster,
+        scheduler: Scheduler,
+        token: str,
+    ) -> Prepared:
+        """Build everything for one job. `token` is its control token, whose digest the job's row keeps."""
+        resources = deployment.resources or Resources()
+        folder = job.run_dir
+        launch = self._engines[deployment.engine.kind].launch(deployment)
+        door, door_files = self._door(cluster, job, resources)
+        document = control.JobDocument(
+            job=job.id,
+            installation=self._installation,
+            walltime_s=resources.walltime_s,
+            control=self._control(cluster),
+            door=door,
+            fence_s=self._fence_s,
+            instances=[
+                control.JobInstance(
+                    instance=item.id, slot=item.slot, engine=engine_document(deployment, launch, key=item.engine_key)
+                )
+                for item in instances
+            ],
+        )
+        launcher_path = f"{cluster.run_dir}/{self._launcher.name}"
+        script_path = f"{folder}/start.sh"
+        submission = Submission(
+            tag=ids.tag(installation=self._installation, job=job.id),
+            run_dir=folder,
+            script=script_path,
+            resources=resources,
+        )
+        setup = "\n".join(part.rstrip("\n") for part in (cluster.setup, deployment.engine.setup) if part.strip())
+        script = scheduler.script(submission, setup=setup, launcher=launcher_path)
+        files = [
+            *(RemoteFile(path=f"{cluster.run_dir}/{name}", data=data) for name, data in scheduler.files().items()),
+            RemoteFile(path=launcher_path, data=self._launcher.data),
+            RemoteFile(path=f"{folder}/control.key", data=token.encode()),
+            *(RemoteFile(path=f"{folder}/{name}", data=data) for name, data in door_files.items()),
+            *(
+                RemoteFile(path=f"{folder}/{item.id}/{name}", data=data)
+                for item in instances
+                for name, data in (launch.put or {}).items()
+            ),
+            RemoteFile(path=f"{folder}/job.json", data=control.encode(document)),
+            RemoteFile(path=script_path, data=script.encode(), mode=0o700),
+        ]
+        return Prepared(files=tuple(files), submission=submission)
+
+    def _control(self, cluster: Cluster) -> control.Control | None:
+        """Say where the launcher reports; files alone where HTTP cannot be."""
+        urls = [] if cluster.control == "files" else self._control_urls()
+        return control.Control(urls=urls) if urls else None
+
+    def _door(
+        self, cluster: Cluster, job: Job, resources: Resources
+    ) -> tuple[control.LocalDoor | control.DirectDoor, dict[str, bytes]]:
+        """Describe the door of a job by its cluster's link, with the certificate it needs."""
+        if cluster.link.kind == "local" or cluster.link.ports is None:
+            return control.LocalDoor(), {}
+        authority = self._authority()
+        issued = authority.issue(
+            name=door_name(job.id),
+            address=cluster.link.address,
+            valid_s=(resources.walltime_s or 30 * 86400.0) + 86400.0,
+            server=True,
+        )
+        door = control.DirectDoor(host=cluster.link.address, ports=cluster.link.ports)
+        return door, {"door.crt": issued.certificate, "door.key": issued.key, "ca.crt": authority.certificate}
+
+
+def door_name(job_id: str) -> str:
+    """Name a job's door in its certificate; the gateway checks it, so one job cannot pass for another."""
+    return f"{job_id}.door.firstkit"
+
+
+def token_digest(token: str) -> str:
+    """Turn a control token into what the store keeps."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def engine_document(deployment: Deployment, launch: LaunchSpec, *, key: str | None) -> control.Engine:
+    """Turn an adapter's launch specification into the `engine` object of job.json."""
+    serves = None
+    if launch.serves_path is not None and launch.serves_name is not None:
+        serves = control.Serves(path=launch.serves_path, name=launch.serves_name)
+    return control.Engine(
+        kind=deployment.engine.kind,
+        argv=list(launch.argv),
+        env=dict(launch.env),
+        listen="loopback" if launch.listen == "loopback" else "unix",
+        key=key if launch.needs_key else None,
+        health=control.Health(path=launch.health_path),
+        serves=serves,
+        guarded=list(launch.guarded),
+        start_timeout_s=launch.start_timeout_s,
+        stop_signal=launch.stop_signal,
+        stop_grace_s=launch.stop_grace_s,
+        progress=[
+            control.Progress.model_validate(
+                {"match": mark.match, "from": mark.start, "to": mark.end, "text": mark.text}
+            )
+            for mark in launch.progress
+        ],
+        causes=[control.Cause(match=mark.match, reason=mark.reason) for mark in launch.causes],
+        files=list(launch.files),
+    )
