@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from firstkit.config.catalog_sections import File
+from firstkit.config.document import resolve_plain
 from firstkit.config.process_sections import Section
 from firstkit.config.values import Shown
 from firstkit.core.nearest import or_list
@@ -94,7 +95,7 @@ def write_value(value: Any, shown: Shown | None) -> str:
     if isinstance(value, str) and "\n" in text:
         return "|\n  " + text.strip().replace("\n", "\n  ")
     ambiguous = isinstance(value, str) and (
-        not text or text[0] in "*&!|>%@`-#{[\"'" or ": " in text or text[0].isdigit()
+        not isinstance(resolve_plain(text), str) or text[0] in "*&!|>%@`-#{[\"'" or ": " in text
     )
     return f'"{text}"' if ambiguous else text
 

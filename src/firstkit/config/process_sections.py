@@ -103,12 +103,20 @@ class Gateway(Section):
     connect_timeout: PositiveDuration = setting(_G.connect_timeout_s, "how long connecting to an instance may take")
     upstream_idle: PositiveDuration = setting(_G.upstream_idle_s, "how long an instance may be silent within an answer")
     attempts: int = setting(_G.attempts, "how often a request is tried in all, before its first byte", ge=1, le=10)
-    queue: int = setting(_G.queue, "most requests that wait at a time; beyond it 429", ge=0, le=1_000_000)
+    queue: int = setting(
+        _G.queue, "most requests of one model and class that wait at a time; beyond it 429", ge=0, le=1_000_000
+    )
     queue_per_principal: int = setting(
         _G.queue_per_principal,
-        "most requests of one caller that wait at a time; beyond it 429",
+        "most of them that wait for one caller; beyond it 429",
         ge=0,
         le=1_000_000,
+    )
+    batch_reserve: float = setting(
+        _G.batch_reserve,
+        "share of every instance's `in_flight` that batch requests leave free for interactive ones",
+        ge=0,
+        lt=1,
     )
     hold_head: Duration = setting(
         _G.hold_head_s, "how long a waiting stream goes without a head; then comments are sent"

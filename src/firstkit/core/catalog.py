@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+EXTERNAL = "external"
+"""The engine kind that already runs somewhere: its deployments have no cluster and no job."""
+
 
 class UpdateStyle(StrEnum):
     """How a changed deployment replaces its instances."""

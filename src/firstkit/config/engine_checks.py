@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an engine's own adapter says about the deployments that use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from firstkit.config.build import build_deployment
+from firstkit.config.catalog_sections import Deployment
+from firstkit.config.document import Path
+from firstkit.config.drafts import Draft, DraftDeployment
+from firstkit.config.keys import section_at
+from firstkit.config.report import Report, did_you_mean
+from firstkit.config.shape import describe_unknown_key
+from firstkit.core.errors import FirstError
+from firstkit.core.nearest import or_list
+from firstkit.ports.engine import Engine
+
+
+def check_engines(report: Report, draft: Draft, engines: Mapping[str, Engine] | None) -> None:
+    """Check every deployment's `engine` for its kind; without adapters nothing is known and nothing is said."""
+    if engines is None:
+        return
+    for name, deployment in draft.deployments.items():
+        if deployment.engine is None:
+            continue
+        adapter = engines.get(deployment.engine.kind)
+        path: Path = ("deployments", name, "engine")
+        if adapter is None:
+            kinds = sorted(engines)
+            report.add(
+                (*path, "kind"),
+                f"there is no engine of the kind `{deployment.engine.kind}`",
+                expected=or_list(f"`{kind}`" for kind in kinds),
+                hint=did_you_mean(deployment.engine.kind, kinds),
+            )
+            continue
+        _check_options(report, path, deployment, adapter)
+        _ask(report, path, name, deployment, adapter)
+
+
+def _check_options(report: Report, path: Path, deployment: DraftDeployment, adapter: Engine) -> None:
+    names = adapter.traits.option_names
+    section = section_at(path)
+    assert section is not None  # noqa: S101 the path of every engine
+    assert deployment.engine is not None  # noqa: S101 asked by the caller
+    for key in deployment.engine.model_extra or {}:
+        if names and key not in names:
+            describe_unknown_key(report, (*path, key), known=[*section.model_fields, *sorted(names)])
+
+
+def _ask(report: Report, path: Path, name: str, deployment: DraftDeployment, adapter: Engine) -> None:
+    """Let the adapter judge; keys that are known to be wrong already are not named twice."""
+    given = deployment.engine
+    assert given is not None  # noqa: S101 asked by the caller
+    draft = Deployment.model_construct(
+        model=deployment.model,
+        cluster=deployment.cluster or None,
+        engine=given,
+        resources=deployment.resources,
+        scaling=deployment.scaling,
+        update="roll",
+    )
+    try:
+        mistakes = adapter.check(build_deployment(name, draft))
+    except FirstError as error:
+        mistakes = [("kind", error.message)]
+    for key, sentence in mistakes:
+        where = (*path, *_steps(key))
+        nothing = report.node(where) is None
+        if any(report.has(where[:length]) for length in range(len(path) + 1, len(where) + 1)):
+            continue
+        if nothing:
+            report.add(path, f"`{key}` {sentence}", key=True)
+        else:
+            report.add(where, sentence)
+
+
+def _steps(key: str) -> Path:
+    """Split an adapter's key; `args` and `env` hold keys that may have dots of their own."""
+    head, dot, rest = key.partition(".")
+    if not dot:
+        return (head,)
+    if head in {"args", "env"}:
+        return (head, rest)
+    return (head, *(int(step) if step.isdigit() else step for step in rest.split(".")))
