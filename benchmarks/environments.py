@@ -43,7 +43,7 @@ def install(name: str) -> None:
     if stamp.exists() and stamp.read_bytes() == locked.read_bytes():
         return
     print(f"benchmarks: installing {name}", flush=True)
-    venv.create(path, with_pip=True)
+    venv.create(path, with_pip=True, clear=True, symlinks=True)
     pip = [str(path / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", str(locked)], check=True)
     stamp.write_bytes(locked.read_bytes())

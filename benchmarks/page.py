@@ -30,5 +30,7 @@ def page(results: Path = RESULTS) -> str:
 
 
 if __name__ == "__main__":
+    if not (RESULTS / "latest.json").exists():
+        raise SystemExit("benchmarks: no page without a full run (python -m benchmarks.run)")
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text(page())
