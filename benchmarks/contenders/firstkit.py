@@ -63,7 +63,7 @@ def configuration(*, listen: str, urls: Sequence[str], model: str, tls: Mapping[
         f"mock-{n}": {
             "model": model,
             "engine": {"kind": "external", "url": url},
-            "scaling": {"min": 1, "max": 1, "in_flight": IN_FLIGHT},
+            "scaling": {"in_flight": IN_FLIGHT},
         }
         for n, url in enumerate(urls)
     }
