@@ -6,14 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 from firstkit.config.catalog_sections import Engine, Resources
-from firstkit.config.document import LEADING_ZERO, OLD_BOOL, ListNode, Path, ScalarNode, scalars
+from firstkit.config.document import ListNode, Path, ScalarNode
 from firstkit.config.drafts import Draft, DraftCluster, DraftDeployment
 from firstkit.config.naming import derived_alias
 from firstkit.config.report import Report
 from firstkit.config.shape import near_names
 from firstkit.config.values import write_duration
 from firstkit.core.catalog import EXTERNAL
-from firstkit.core.nearest import or_list
 
 LOCAL_IGNORES = ("gpu_type", "constraint", "exclusive", "account", "qos", "partition", "reservation", "extra")
 """Resources that mean nothing to the scheduler `local`."""
@@ -36,7 +35,6 @@ def check_catalog(report: Report, draft: Draft) -> None:
         _check_resources(report, draft, name, deployment)
         if deployment.engine is not None and deployment.resources is not None:
             _check_parallel(report, ("deployments", name), deployment.engine, deployment.resources)
-    _check_old_words(report, draft)
 
 
 # -------------------------------------------------------------------------------------------------------------- models
@@ -319,32 +317,3 @@ def _flag(key: Any) -> str:
 def _gpus(resources: Resources) -> str:
     gpus = f"{resources.gpus} GPU{'s' if resources.gpus != 1 else ''}"
     return gpus if resources.nodes == 1 else f"{gpus} on each of {resources.nodes} nodes"
-
-
-# --------------------------------------------------------------------------------------------------------- YAML 1.1
-
-
-def _check_old_words(report: Report, draft: Draft) -> None:
-    """Warn of words and numbers that other YAML readers take for something else."""
-    for name in draft.deployments:
-        for part in ("args", "env"):
-            base: Path = ("deployments", name, "engine", part)
-            node = report.node(base)
-            if node is None:
-                continue
-            for path, scalar in scalars(node, base):
-                if (
-                    scalar.plain
-                    and part == "args"
-                    and isinstance(scalar.value, str)
-                    and OLD_BOOL.fullmatch(scalar.text)
-                ):
-                    meant = "true" if scalar.text.lower() in {"yes", "on", "y"} else "false"
-                    hint = f'write {meant}, or "{scalar.text}" if the word is meant'
-                    report.warn(path, f"`{scalar.text}` is a word here, no truth value (YAML 1.2)", hint=hint)
-                if scalar.plain and isinstance(scalar.value, int) and LEADING_ZERO.fullmatch(scalar.text):
-                    report.warn(
-                        path,
-                        f"`{scalar.text}` is the number {scalar.value}",
-                        hint=f"write {or_list([str(scalar.value), chr(34) + scalar.text + chr(34)])}",
-                    )

@@ -21,6 +21,7 @@ from firstkit.config.process_checks import check_process
 from firstkit.config.reading import decode, read_bytes, read_document
 from firstkit.config.report import Report
 from firstkit.config.shape import check_shape
+from firstkit.config.value_checks import check_values
 from firstkit.core.catalog import Catalog
 from firstkit.core.errors import ConfigError
 from firstkit.core.findings import Finding
@@ -67,6 +68,7 @@ def load(
     file = check_shape(report)
     draft = Draft.of(read.root)
     check_catalog(report, draft)
+    check_values(report, draft)
     check_engines(report, draft, engines)
     check_process(report, draft, data_dir=read.data_dir)
     check_paths(report, draft, disk=disk or Disk(), folder=read.folder, data_dir=read.data_dir)
