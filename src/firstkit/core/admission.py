@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a request for a model that is not hot is held or turned away, and for how long."""
+"""Whether a request for a model that is not hot is held or turned away, for how long, and what it may expect."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
-from firstkit.core.topology import ModelStatus
+from firstkit.core.reasons import Reason
+from firstkit.core.routing.candidates import Rejection
+from firstkit.core.routing.decision import Choice
+from firstkit.core.routing.load import StandingT
+from firstkit.core.topology import Heat, ModelStatus
 
 
 class Why(StrEnum):
@@ -59,3 +64,32 @@ def hold(status: ModelStatus | None, *, to_hot_s: float | None, bound_s: float |
     if bound_s is not None and to_hot_s is not None and to_hot_s > bound_s:
         return TurnAway(why=Why.TOO_LONG, retry_after_s=to_hot_s)
     return Hold(bound_s=bound_s)
+
+
+class Outlook(NamedTuple):
+    """How a model looks to one request; `to_hot_s` None is unknown."""
+
+    heat: Heat
+    reason: Reason
+    detail: str
+    to_hot_s: float | None
+
+
+def outlook(status: ModelStatus | None, choice: Choice[StandingT], *, to_hot_s: float | None) -> Outlook:
+    """Judge what the request may expect, from the controller's word and from what routing has just found.
+
+    A model that is hot to the controller may be anything but to this request: its instance may not answer, be going, or
+    be at another cluster than the one asked for. Then nothing is known of the time it takes.
+    """
+    if choice.chosen is not None or choice.busy:
+        return Outlook(Heat.HOT, Reason.SERVING, "", 0.0)
+    if status is None:
+        return Outlook(Heat.COLD, Reason.DEMAND, "the controller has not told of it yet", None)
+    if status.heat is not Heat.HOT or status.held:
+        return Outlook(status.heat, status.reason, status.detail, to_hot_s)
+    found = {why for _, why in choice.rejected}
+    if found & {Rejection.LOST, Rejection.SUSPECT, Rejection.TRIED, Rejection.FAILED_IT}:
+        return Outlook(Heat.WARM, Reason.UNREACHABLE, "its instance does not answer", None)
+    if found & {Rejection.DRAINING, Rejection.ENDED}:
+        return Outlook(Heat.COLD, Reason.DRAINING, "its last instance is going", None)
+    return Outlook(Heat.COLD, Reason.DEMAND, "no instance that fits this request is up", None)

@@ -214,15 +214,22 @@ class WaitingRoom:
         self._count(1)
         ticket.position = len(self._front)
 
-    def take(self, kind: RequestClass, lanes: Collection[Lane], *, now: float) -> Ticket | None:
-        """Take the ticket whose turn it is."""
+    def take(self, kind: RequestClass, lanes: Collection[Lane], *, now: float) -> Ticket:
+        """Take the ticket whose turn it is in these lanes, in which somebody waits."""
         queue = self._queues[kind]
         queue.expire(now=now)
         ticket = queue.take(lanes)
-        if ticket is not None:
-            self._count(-1)
-            self._rate.note(now=now)
+        if ticket is None:
+            raise LookupError("nobody waits in these lanes")
+        self._count(-1)
+        self._rate.note(now=now)
         return ticket
+
+    def take_returned(self, ticket: Ticket, *, now: float) -> None:
+        """Take a ticket from the front, whose turn it is."""
+        del self._front[ticket]
+        self._count(-1)
+        self._rate.note(now=now)
 
     def remove(self, ticket: Ticket) -> None:
         """Take out a ticket that leaves or is refused; one that is not here is no error."""

@@ -8,7 +8,7 @@ turn, however much it has queued. Whoever comes anew joins behind those that alr
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Hashable, Iterator
 from typing import Generic, TypeVar
 
@@ -17,14 +17,13 @@ LaneT = TypeVar("LaneT", bound=Hashable)
 
 
 class _Turn(Generic[ItemT, LaneT]):
-    """One principal's place in the round: what it has waiting, by lane, and until when the place is kept without."""
+    """One principal's place in the round: what it has waiting, by lane. Without anything it is a place that is kept."""
 
-    __slots__ = ("kept_until", "lanes", "size")
+    __slots__ = ("lanes", "size")
 
     def __init__(self) -> None:
         self.lanes: dict[LaneT, OrderedDict[ItemT, int]] = {}
         self.size = 0
-        self.kept_until = 0.0
 
 
 class FairQueue(Generic[ItemT, LaneT]):
@@ -37,7 +36,7 @@ class FairQueue(Generic[ItemT, LaneT]):
         self._round: OrderedDict[str, _Turn[ItemT, LaneT]] = OrderedDict()
         self._where: dict[ItemT, tuple[str, LaneT]] = {}
         self._lanes: Counter[LaneT] = Counter()
-        self._kept: deque[tuple[float, str]] = deque()
+        self._kept: OrderedDict[str, float] = OrderedDict()
         self.kept_most = kept_most
         self._number = 0
 
@@ -92,7 +91,7 @@ class FairQueue(Generic[ItemT, LaneT]):
         items[item] = self._number
         self._number += 1
         turn.size += 1
-        turn.kept_until = 0.0
+        self._kept.pop(principal, None)
         self._where[item] = (principal, lane)
         self._lanes[lane] += 1
 
@@ -107,7 +106,7 @@ class FairQueue(Generic[ItemT, LaneT]):
                 continue
             item = next(iter(turn.lanes[lane]))
             self._drop(item, lane, turn)
-            if turn.size:
+            if turn.size or principal in self._kept:
                 self._round.move_to_end(principal)
             else:
                 del self._round[principal]
@@ -122,32 +121,28 @@ class FairQueue(Generic[ItemT, LaneT]):
         principal, lane = where
         turn = self._round[principal]
         self._drop(item, lane, turn)
-        if not turn.size and not turn.kept_until:
+        if not turn.size and principal not in self._kept:
             del self._round[principal]
         return True
 
     def keep(self, principal: str, *, until: float) -> None:
         """Keep the principal's place in the round, or give it one, until then even if nothing of it waits."""
-        turn = self._round.get(principal)
-        if turn is None:
-            turn = self._round[principal] = _Turn()
-        turn.kept_until = until
-        self._kept.append((until, principal))
+        if principal not in self._round:
+            self._round[principal] = _Turn()
+        self._kept[principal] = until
+        self._kept.move_to_end(principal)
         while len(self._kept) > self.kept_most:
             self._let_go()
 
     def expire(self, *, now: float) -> None:
         """Let go of kept places whose time is over."""
-        while self._kept and self._kept[0][0] <= now:
+        while self._kept and next(iter(self._kept.values())) <= now:
             self._let_go()
 
     def _let_go(self) -> None:
-        until, principal = self._kept.popleft()
-        turn = self._round.get(principal)
-        if turn is not None and turn.kept_until and turn.kept_until <= until:
-            turn.kept_until = 0.0
-            if not turn.size:
-                del self._round[principal]
+        principal, _ = self._kept.popitem(last=False)
+        if not self._round[principal].size:
+            del self._round[principal]
 
     def _drop(self, item: ItemT, lane: LaneT, turn: _Turn[ItemT, LaneT]) -> None:
         del self._where[item]
