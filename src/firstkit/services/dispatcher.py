@@ -120,7 +120,7 @@ class Dispatcher:
         """Take in routes and states; whoever waits is looked at anew at once."""
         self._changed(self._book.apply(snapshot, now=self._now()))
 
-    def still_holds(self, *, age_s: float) -> None:
+    def still_holds(self, age_s: float) -> None:
         """Take in that the last snapshot is still the newest one, last confirmed by the controller so long ago."""
         self._changed(self._book.still_holds(age_s=age_s, now=self._now()))
 
@@ -179,10 +179,10 @@ class Dispatcher:
     ) -> Grant | Ticket:
         """Give a request whose attempts at the `exclude`d instances failed a place elsewhere, or ahead in the queue.
 
-        `attempt` is the number of the attempt to come; `waited_s` what the request has waited so far and is taken
-        off its bound. An excluded instance may be tried again once it has recovered. Raises UpstreamError when no attempt
-        or no instance is left; if all that failed are lost, the request waits for a new one like any for a model that is
-        not hot, with the errors of `open`.
+        `attempt` is the number of the attempt to come; `waited_s` what the request has waited so far, and is taken off
+        its bound. An excluded instance may be tried again once it has recovered. Raises UpstreamError when no attempt
+        or no instance is left; if all that failed are lost, the request waits for a new one like any for a model that
+        is not hot, with the errors of `open`.
         """
         if attempt > self._settings.attempts:
             raise refusals.nowhere_left(facts, attempt)
