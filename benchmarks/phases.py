@@ -38,9 +38,9 @@ class Plan:
 QUICK = Plan(
     seconds=1,
     warm_s=0.3,
-    idle_s=2,
+    idle_s=1,
     streams=Shape(streams=32, chunks=50),
-    crowd=Shape(streams=300, chunks=20),
+    crowd=Shape(streams=300, chunks=10),
     body_requests={"1k": 100, "32k": 50, "100k": 20, "10m": 2},
 )
 FULL = Plan(
@@ -277,5 +277,5 @@ PHASES = (
     Phase(name="left-streaming", kind="tcp", measure=left(streamed=True), once=True),
     Phase(name="left-before-first", kind="tcp", measure=left(streamed=True, ttft_us=3_000_000), slow=True, once=True),
     Phase(name="left-unary", kind="tcp", measure=left(streamed=False), slow=True, once=True),
-    Phase(name="slow-reader", kind="tcp", measure=slow_reader, once=True),
+    Phase(name="slow-reader", kind="tcp", measure=slow_reader, slow=True, once=True),
 )
