@@ -52,7 +52,7 @@ class PostgresServer:
             user = _unprivileged()
             os.chown(self.folder, user.pw_uid, user.pw_gid)
             self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[Any] | None = None
         self._databases = 0
 
     def initialise(self) -> None:
@@ -81,7 +81,7 @@ class PostgresServer:
         }
         flags = [flag for key, value in settings.items() for flag in ("-c", f"{key}={value}")]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [self._tools / "postgres", "-D", "data", *flags],
                 cwd=self.folder,
                 stdout=log,
@@ -89,13 +89,14 @@ class PostgresServer:
                 env=ENVIRONMENT,
                 **self._as,
             )
+        self._process = process
         deadline = time.monotonic() + 30
         while True:
             try:
                 self.admin().close()
                 return
             except psycopg.OperationalError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
+                if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError((self.folder / "log").read_text()) from None
                 time.sleep(0.05)
 
@@ -124,12 +125,12 @@ class PostgresServer:
         self._databases += 1
         name = f"db{self._databases}"
         with self.admin() as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {owner}")
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {owner}".encode())
         return name
 
     def drop(self, name: str) -> None:
         with self.admin() as connection:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
     def url(self, name: str, *, user: str = "owner") -> str:
         return f"postgresql://{user}@/{name}?host={self.folder}"
@@ -151,7 +152,7 @@ def postgres() -> Iterator[PostgresServer]:
         server.initialise()
         server.start()
         with server.admin() as connection:
-            connection.execute(f"CREATE ROLE guarded LOGIN PASSWORD '{PASSWORD}'")
+            connection.execute(f"CREATE ROLE guarded LOGIN PASSWORD '{PASSWORD}'".encode())
         yield server
     finally:
         server.remove()

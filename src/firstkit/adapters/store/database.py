@@ -27,13 +27,6 @@ _SECONDS: TypeEngine[float] = Double()
 LOCK_WAIT_S = 5.0
 CONNECT_WAIT_S = 5
 STATEMENT_LIMIT_S = 10
-_POSTGRES_OPTIONS = " ".join(
-    (
-        f"-c statement_timeout={STATEMENT_LIMIT_S * 1000}",
-        f"-c lock_timeout={int(LOCK_WAIT_S * 1000)}",
-        "-c idle_in_transaction_session_timeout=30000",
-    )
-)
 
 
 class Database:
@@ -183,6 +176,15 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
 
+def _postgres_options() -> str:
+    limits_s = {
+        "statement_timeout": STATEMENT_LIMIT_S,
+        "lock_timeout": LOCK_WAIT_S,
+        "idle_in_transaction_session_timeout": 3 * STATEMENT_LIMIT_S,
+    }
+    return " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits_s.items())
+
+
 def _postgres(url: URL, password_file: Path | None) -> Database:
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
@@ -192,7 +194,7 @@ def _postgres(url: URL, password_file: Path | None) -> Database:
         pool_timeout=LOCK_WAIT_S,
         connect_args={
             "connect_timeout": CONNECT_WAIT_S,
-            "options": _POSTGRES_OPTIONS,
+            "options": _postgres_options(),
             "application_name": "firstkit",
             "keepalives_idle": 10,
             "keepalives_interval": 5,
