@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launcher's first moments: claim the job, read it, and have engines running before anything else is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from typing import Any, List, Optional, Sequence
+
+from .claim import AlreadyClaimed, claim, identify
+from .documents import InstanceSpec, JobRefused, JobSpec, read_job
+from .environment import engine_environment, expand
+from .folders import Places, free_port, make_places, remove_tree, unreadable, write_private
+from .guard import Guard, post_guard
+from .handover import Handover, Started
+from .processes import Prctl, age_s, start
+from .records import EXIT, LauncherLog, encode, exit_report, write_whole
+
+USAGE = "usage: launcher job.json"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one job; the exit code is 0 if it was asked to end, 2 for misuse, 1 otherwise."""
+    began = time.monotonic() - age_s()
+    if len(argv) != 1 or argv[0].startswith("-"):
+        print(USAGE, file=sys.stderr)
+        return 2
+    os.umask(0o077)
+    path = os.path.abspath(argv[0])
+    run_dir = os.path.dirname(path)
+    identity = identify(os.environ)
+    signals: List[int] = []
+    _note_signals(signals)
+    try:
+        claim(run_dir, identity)
+    except AlreadyClaimed:
+        return _complain("DUPLICATE: this job has been started before; its run directory is claimed.")
+    except OSError as error:
+        return _complain(f"SETUP_FAILED: {run_dir} cannot be claimed: {error.strerror}.")
+    try:
+        spec = read_job(path)
+    except JobRefused as refusal:
+        report = exit_report(reason="SETUP_FAILED", detail=str(refusal), code=None, signal=None, log_tail=[])
+        write_whole(os.path.join(run_dir, EXIT), encode(report))
+        return _complain(f"SETUP_FAILED: {refusal}")
+    guard = post_guard()
+    prctl = Prctl()
+    prctl.adopt_orphans()
+    started = [_start_instance(instance, run_dir=run_dir, guard=guard, prctl=prctl) for instance in spec.instances]
+    secrets = _secrets(spec, run_dir)
+    log = LauncherLog(run_dir, secrets=secrets, began=began)
+    log.note(f"engines started {time.monotonic() - began:.3f} s after the job; Python {sys.version.split()[0]}")
+    _raise_descriptor_limit()
+
+    from .supervise import supervise  # noqa: PLC0415  asyncio takes as long to load as an engine to be started
+
+    code = supervise(
+        Handover(
+            spec=spec,
+            run_dir=run_dir,
+            identity=identity,
+            version=_version(),
+            began=began,
+            started=started,
+            guard=guard,
+            log=log,
+            secrets=secrets,
+            signals=signals,
+        )
+    )
+    for one in started:
+        if one.places is not None and one.places.short is not None:
+            remove_tree(one.places.short)
+    guard.dismiss()
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(guard.pid, 0)
+    return code
+
+
+def _complain(text: str) -> int:
+    print(f"first: {text}", file=sys.stderr)
+    return 1
+
+
+def _note_signals(signals: List[int]) -> None:
+    """Until there is an event loop, remember requests to end; a closed terminal is none."""
+
+    def remember(number: int, _frame: Any) -> None:
+        signals.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, remember)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _start_instance(spec: InstanceSpec, *, run_dir: str, guard: Guard, prctl: Prctl) -> Started:
+    """Make an instance's folders and start its engine; whatever goes wrong is that instance's end, not the job's."""
+    engine = spec.engine
+    places: Optional[Places] = None
+    port = None
+    read = write = -1
+    try:
+        places = make_places(run_dir, spec.instance, os.environ.get("TMPDIR"), new_short=guard.folder)
+        port = free_port() if engine.listen == "loopback" else None
+        missing = unreadable([expand(file, places, port) for file in engine.files])
+        if missing is not None:
+            return Started(spec, places, port, None, -1, "WEIGHTS_MISSING", missing)
+        if engine.key is not None:
+            write_private(places.key_file, engine.key)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(places.socket)
+        read, write = os.pipe()
+        pid = start(
+            [expand(text, places, port) for text in engine.argv],
+            env=engine_environment(os.environ, instance=spec.instance, spec=engine, places=places, port=port),
+            cwd=places.work,
+            output=write,
+            prctl=prctl,
+        )
+    except OSError as error:
+        if read >= 0:
+            os.close(read)
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+        return Started(spec, places, port, None, -1, "SETUP_FAILED", what)
+    finally:
+        if write >= 0:
+            os.close(write)
+    guard.engine(pid, spec.instance)
+    return Started(spec, places, port, pid, read)
+
+
+def _secrets(spec: JobSpec, run_dir: str) -> List[str]:
+    """Collect what must never be seen in a log or report: the engines' keys and the control token."""
+    secrets = [instance.engine.key for instance in spec.instances if instance.engine.key]
+    if spec.control is not None:
+        with (
+            contextlib.suppress(OSError, ValueError),
+            open(os.path.join(run_dir, spec.control.token_file), encoding="ascii") as file,
+        ):
+            secrets.append(file.read(4096).strip())
+    return [secret for secret in secrets if len(secret) >= 4]
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow ourselves as many descriptors as the site does; engines have been given their own limit unchanged."""
+    import resource  # noqa: PLC0415
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (65536 if hard == resource.RLIM_INFINITY else min(hard, 65536), hard)
+        )
+
+
+def _version() -> str:
+    """Name this launcher by its archive, `launcher-<sha>.pyz`, or say that it runs from source."""
+    name = os.path.basename(sys.argv[0])
+    return name[len("launcher-") : -len(".pyz")] if name.startswith("launcher-") and name.endswith(".pyz") else "source"
