@@ -49,5 +49,6 @@ def engine_environment(
         if (name in PASSED or name.startswith(PASSED_PREFIXES)) and name not in WITHHELD
     }
     local = {"HOME": places.home, "TMPDIR": places.tmp, "XDG_CACHE_HOME": places.cache}
-    own = {name: expand(value, places, port) for name, value in spec.env.items()}
+    # The key itself only here: others on the node can read a command line, but not an environment.
+    own = {name: expand(value, places, port).replace("{key}", spec.key or "{key}") for name, value in spec.env.items()}
     return {"PATH": "/usr/local/bin:/usr/bin:/bin", **passed, **local, **QUIET, **own, MARK: instance}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vLLM: `vllm serve` on a Unix socket, on GPUs or a CPU."""
+"""vLLM 0.32 and later: `vllm serve` on a Unix socket, on GPUs or a CPU."""
 
 from __future__ import annotations
 
@@ -70,6 +70,8 @@ _OWNED = {
     **dict.fromkeys(("enable-log-requests", "enable-log-outputs", "log-error-stack"), _PROMPTS),
     "model": "it is `engine.model`",
     "served-model-name": "it is the deployment's `model`",
+    "hf-token": "every user of the node sees command lines; name a file that holds it in `env` as HF_TOKEN_PATH",
+    "fingerprint-mode": "firstkit sets none: a fingerprint moves to another chunk when usage is asked for",
     "config": "its contents could not be checked; write them below `args`",
     "shutdown-timeout": "the launcher's own patience depends on it",
     "enable-request-id-headers": "firstkit sets it, so that a request can be found in the log",
@@ -120,6 +122,7 @@ class Vllm:
         argv = [program(read_options(VllmOptions, deployment).venv, "vllm"), "serve", engine.model]
         argv += ["--uds", "{socket}", "--served-model-name", name, "--shutdown-timeout", str(DRAIN_S)]
         argv += ["--enable-request-id-headers", "--enable-prompt-tokens-details", "--disable-uvicorn-access-log"]
+        argv += ["--fingerprint-mode", "none"]
         given = {flag_name(key) for key in engine.args}
         if "max-num-seqs" not in given:
             argv += ["--max-num-seqs", str(deployment.scaling.in_flight)]
