@@ -153,7 +153,7 @@ class Fields:
 
     def number(self, key: str, default: Optional[float] = None, *, least: float = 0.0) -> float:
         value = self._values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < 1e9:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 2**53:
             raise JobRefused(f"{self.at(key)} must be a number of {least:g} or more.")
         return float(value)
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 
 from firstkit.core.catalog import Catalog, Cluster, Deployment, Scaling
 from firstkit.core.instance.record import InstanceState
-from firstkit.core.job.record import JobState
+from firstkit.core.job.record import Job, JobState
 from firstkit.core.reasons import Reason
 from firstkit.core.scaling import diff, failures, forecast, policy, signals
 from firstkit.core.snapshot import View
 from firstkit.ports.store import GatewayRow, Override
 from firstkit.services.world import World
+
+HOUR_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ def views(
         )
         for row in world.starts
     ]
-    room = {name: _room(world, cluster) for name, cluster in catalog.clusters.items()}
+    room = {name: _room(world, catalog, cluster, now) for name, cluster in catalog.clusters.items()}
     served: set[str] = set()
     found: list[View] = []
     for deployment in catalog.deployments.values():
@@ -125,18 +127,39 @@ def _bounds(deployment: Deployment, overrides: Overrides) -> Scaling:
     return replace(deployment.scaling, min=low, max=max(low, row.value.get("max", deployment.scaling.max)))
 
 
-def _room(world: World, cluster: Cluster) -> int | None:
-    """Say how many more jobs the cluster's hard limits allow; jobs on their way out still count."""
-    jobs = world.live_jobs(cluster.name)
+def _room(world: World, catalog: Catalog, cluster: Cluster, now: float) -> int | None:
+    """Say how many more jobs the cluster's hard limits allow; jobs on their way out still count, None is no bound.
+
+    A job's nodes are those that its deployment asks for now. Node-hours are those used in the last 24 hours.
+    """
+    limits = cluster.limits
+    mine = [job for job in world.jobs.values() if job.cluster == cluster.name]
+    live = [job for job in mine if job.state is not JobState.ENDED]
     rooms: list[int] = []
-    if cluster.limits.jobs is not None:
-        rooms.append(cluster.limits.jobs - len(jobs))
-    if cluster.limits.submits_per_hour is not None:
-        newest = max((job.created_at for job in world.jobs.values()), default=0.0)
-        recent = [
-            job
-            for job in world.jobs.values()
-            if job.cluster == cluster.name and job.created_at > newest - 3600 and job.state is not JobState.PLANNED
-        ]
-        rooms.append(cluster.limits.submits_per_hour - len(recent))
+    if limits.jobs is not None:
+        rooms.append(limits.jobs - len(live))
+    if limits.nodes is not None:
+        largest = max((_nodes(catalog, item.name) for item in catalog.deployments.values()), default=1)
+        rooms.append((limits.nodes - sum(_nodes(catalog, job.deployment) for job in live)) // largest)
+    if limits.node_hours_per_day is not None:
+        used = sum(_node_hours(job, nodes=_nodes(catalog, job.deployment), now=now) for job in mine)
+        rooms.append(0 if used >= limits.node_hours_per_day else len(world.jobs) + 1)
+    if limits.submits_per_hour is not None:
+        recent = [job for job in mine if job.submitted_at is not None and now - job.submitted_at < HOUR_S]
+        waiting = [job for job in mine if job.state is JobState.PLANNED]
+        rooms.append(limits.submits_per_hour - len(recent) - len(waiting))
     return max(0, min(rooms)) if rooms else None
+
+
+def _nodes(catalog: Catalog, deployment: str) -> int:
+    """Say how many nodes a job of a deployment holds."""
+    item = catalog.deployments.get(deployment)
+    return item.resources.nodes if item is not None and item.resources is not None else 1
+
+
+def _node_hours(job: Job, *, nodes: int, now: float) -> float:
+    """Say what a job has used in the last 24 hours."""
+    if job.running_at is None:
+        return 0.0
+    end = job.ended_at if job.ended_at is not None else now
+    return max(0.0, end - max(job.running_at, now - 24 * HOUR_S)) * nodes / HOUR_S

@@ -73,10 +73,10 @@ class LocalRunner:
         try:
             with anyio.fail_after(deadline_s):
                 await anyio.to_thread.run_sync(_put, tuple(files), abandon_on_cancel=True)
-        except OSError as error:
-            return Refused(detail=f"{error.filename or 'run directory'}: {error.strerror or error}")
         except TimeoutError:
             return Unknown(detail=f"writing files did not end within {deadline_s:g} s")
+        except OSError as error:
+            return Refused(detail=f"{error.filename or 'run directory'}: {error.strerror or error}")
         return Done(code=0, out=b"", err=b"")
 
     async def read_many(
@@ -86,10 +86,10 @@ class LocalRunner:
         try:
             with anyio.fail_after(deadline_s):
                 return await anyio.to_thread.run_sync(_read_many, tuple(paths), limit, abandon_on_cancel=True)
-        except OSError as error:
-            return Unknown(detail=f"{error.filename}: {error.strerror or error}")
         except TimeoutError:
             return Unknown(detail=f"reading files did not end within {deadline_s:g} s")
+        except OSError as error:
+            return Unknown(detail=f"{error.filename}: {error.strerror or error}")
 
 
 async def _collect(stream: anyio.abc.ByteReceiveStream | None, into: bytearray) -> None:

@@ -24,7 +24,7 @@ import time
 
 TYPE_CHECKING = False  # importing typing would double the start of each command
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from typing import Any
 
     Job = dict[str, Any]
@@ -90,7 +90,7 @@ def state_dir(folder: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: str) -> Iterator[None]:
+def locked(folder: str) -> Generator[None]:
     """Hold the lock under which numbers are given out."""
     with open(os.path.join(state_dir(folder), "lock"), "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -177,7 +177,7 @@ def run_script(job: Job, started: int) -> None:
         output = os.open(job["script"] + ".out", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        environment = dict(os.environ, FIRST_LOCAL_JOB_ID=job["id"])
+        environment = dict(os.environ, FIRST_SCHEDULER_ID=job["id"])
         os.execve("/bin/bash", ["bash", "--login", job["script"]], environment)
     except BaseException:  # noqa: BLE001 — nothing may return from the child
         os._exit(127)

@@ -14,6 +14,8 @@ SCALE_OUT_WAIT_S = 2.0
 
 A shorter burst drains by itself.
 """
+RECENTLY_S = 10.0
+"""A model that was asked for this short a time ago is wanted: requests may come and go between two looks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +37,8 @@ def need(signals: Signals, *, scaling: Scaling, serving: int) -> Need:
     if signals.waiting and (serving == 0 or signals.oldest_wait_s >= SCALE_OUT_WAIT_S):
         load += signals.waiting
     wanted = -(-load // scaling.in_flight)
-    if signals.waiting:
+    recently = signals.wanted_ago_s is not None and signals.wanted_ago_s <= RECENTLY_S
+    if signals.waiting or recently:
         wanted = max(wanted, 1)
     if wanted > scaling.max:
         return Need(count=scaling.max, reason=Reason.AT_MAX)

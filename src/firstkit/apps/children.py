@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes that `first up` and `first gateway` start: kept running, stopped in order, nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+LOG_LIMIT = 10_000_000
+QUICK_S = 5.0
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_subreaper() -> None:
+    """Adopt orphans of our children, so that nothing escapes and nothing stays a zombie where pid 1 does not reap."""
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap_orphans(own: set[int]) -> None:
+    """Collect ended processes that were adopted; our own children are collected by whoever waits for them."""
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid in own:
+            return
+        os.waitpid(found.si_pid, os.WNOHANG)
+
+
+def descendants(root: int) -> list[int]:
+    """List the live descendants of a process, nearest first."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] not in "ZX":
+            parents.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = list(parents.get(root, []))
+    for pid in found:
+        found.extend(parents.get(pid, []))
+    return found
+
+
+def kill_descendants() -> int:
+    """Kill whatever is left below this process; the last resort of a stop."""
+    left = descendants(os.getpid())
+    for pid in left:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return len(left)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One process: its `first` command line, and descriptors that it inherits."""
+
+    name: str
+    arguments: tuple[str, ...]
+    descriptors: tuple[int, ...] = ()
+
+
+class Child:
+    """Run one part, again whenever it ends by itself; `failed` tells when it keeps ending at once."""
+
+    def __init__(self, part: Part, *, logs: Path, say: Callable[[str], None]) -> None:
+        self.part = part
+        self.log = logs / f"{part.name}.log"
+        self._say = say
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
+        self._quick = 0
+        self.failed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Return the process id while it runs."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    async def start(self) -> None:
+        """Start it and keep it."""
+        await self._spawn()
+        self._task = asyncio.create_task(self._keep(), name=f"keep {self.part.name}")
+
+    async def _spawn(self) -> None:
+        if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
+            self.log.replace(self.log.with_suffix(".log.1"))
+        descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "firstkit.apps.cli",
+                *self.part.arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                start_new_session=True,
+                pass_fds=self.part.descriptors,
+                preexec_fn=_end_with_parent,
+            )
+        finally:
+            os.close(descriptor)
+
+    async def _keep(self) -> None:
+        """Start it again when it ends unasked, a little later each time it lives but shortly."""
+        while self._process is not None:
+            began = time.monotonic()
+            code = await self._process.wait()
+            if self._stopping:
+                return
+            self._quick = self._quick + 1 if time.monotonic() - began < QUICK_S else 0
+            if self._quick >= 3:
+                self.failed.set()
+                return
+            self._say(f"{self.part.name} ended with {code}; starting it again (see {self.log})")
+            await asyncio.sleep(0.2 * 2**self._quick)
+            await self._spawn()
+
+    async def stop(self, *, within_s: float, number: int = signal.SIGTERM) -> bool:
+        """Ask it to end and wait; kill it when the time is over. Return whether it ended by itself."""
+        self._stopping = True
+        process = self._process
+        clean = True
+        if process is not None and process.returncode is None:
+            process.send_signal(number)
+            try:
+                await asyncio.wait_for(process.wait(), within_s)
+            except TimeoutError:
+                clean = False
+                process.kill()
+                await process.wait()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        return clean
+
+    def signal(self, number: int) -> None:
+        """Send it a signal if it runs."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+    def last_words(self, lines: int = 5) -> Sequence[str]:
+        """Return the end of its log."""
+        try:
+            return self.log.read_text(errors="replace").splitlines()[-lines:]
+        except OSError:
+            return ()
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send TERM when the parent dies, however it dies (runs between fork and exec)."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

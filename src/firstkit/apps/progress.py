@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `first up` shows: short lines while things come up, one ready line, and two things to paste."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from firstkit.core.units import format_duration
+
+
+class Progress:
+    """Write lines that begin with `first:`; on a terminal, updates replace one another."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._open = False
+
+    def say(self, text: str) -> None:
+        """Write a line that stays."""
+        self._close()
+        print(f"first: {text}", flush=True)
+
+    def update(self, text: str) -> None:
+        """Write a line that the next one may replace."""
+        if not self._terminal:
+            self.say(text)
+            return
+        print(f"\r\x1b[Kfirst: {text}", end="", flush=True)
+        self._open = True
+
+    def ready(self, text: str) -> None:
+        """Write the ready line and what follows it."""
+        self._close()
+        print(text, flush=True)
+
+    def _close(self) -> None:
+        if self._open:
+            print("\r\x1b[K", end="")
+            self._open = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLine:
+    """How one model is doing, for a line of progress."""
+
+    settled: bool
+    held: bool
+    line: str
+
+
+def ask(address: str, key: str, *, tls: bool) -> dict[str, ModelLine] | None:
+    """Ask the gateway for its models as any client does; None while it does not answer."""
+    connection: http.client.HTTPConnection
+    if address.startswith("unix:"):
+        connection = http.client.HTTPConnection("localhost", timeout=5)
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    elif tls:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # our own process, asked over loopback
+        connection = http.client.HTTPSConnection(address, timeout=5, context=context)
+    else:
+        connection = http.client.HTTPConnection(address, timeout=5)
+    try:
+        if address.startswith("unix:"):
+            connection.sock.settimeout(5)
+            connection.sock.connect(address.removeprefix("unix:"))
+        connection.request("GET", "/v1/models", headers={"authorization": f"Bearer {key}"})
+        answer = connection.getresponse()
+        body = answer.read()
+        return _read(json.loads(body)) if answer.status == http.client.OK else None
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
+
+
+def _read(listing: Any) -> dict[str, ModelLine]:
+    """Take from OpenAI's listing, with our extra field, what progress shows."""
+    found: dict[str, ModelLine] = {}
+    for item in cast("list[dict[str, Any]]", listing.get("data", [])):
+        name, state = str(item["id"]), cast("dict[str, Any]", item.get("first") or {})
+        heat, held = state.get("state"), bool(state.get("held"))
+        words = [f"{name} is {heat}"]
+        if held:
+            words = [f"{name} cannot start: {state.get('reason')}"]
+        elif state.get("fraction") is not None:
+            words.append(f"{100 * float(state['fraction']):.0f} %")
+        if text := state.get("text") or state.get("detail"):
+            words.append(str(text))
+        if not held and (eta := state.get("time_to_hot_s")) is not None:
+            words.append(f"about {format_duration(float(eta))} left")
+        found[name] = ModelLine(settled=heat == "hot" or held, held=held, line=", ".join(words))
+    return found
+
+
+def ready_text(address: str, *, tls: bool, key_file: Path, model: str | None) -> str:
+    """Write the ready line, a curl line and a Python snippet that work when pasted."""
+    if address.startswith("unix:"):
+        return f"first: ready on {address} (API key in {key_file})"
+    base = f"{'https' if tls else 'http'}://{address}/v1"
+    lines = [f"first: ready at {base} (API key in {key_file})"]
+    if model is not None:
+        request = json.dumps(
+            {
+                "model": model,
+                "messages": [{"role": "user", "content": "What is the capital of France?"}],
+                "stream": True,
+            }
+        )
+        lines += [
+            "",
+            f"curl -N{' -k' if tls else ''} {base}/chat/completions \\",
+            f"  -H \"Authorization: Bearer $(cat '{key_file}')\" -H 'Content-Type: application/json' \\",
+            f"  -d '{request}'",
+            "",
+            "# pip install openai",
+            "from pathlib import Path",
+            "from openai import OpenAI",
+            f"client = OpenAI(base_url={base!r}, api_key=Path({str(key_file)!r}).read_text().strip())",
+            "answer = client.chat.completions.create(",
+            f"    model={model!r}, messages=[{{'role': 'user', 'content': 'What is the capital of France?'}}]",
+            ")",
+            "print(answer.choices[0].message.content)",
+        ]
+    return "\n".join(lines)

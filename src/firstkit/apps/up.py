@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`first up`: gateway, api, controller and a local cluster in one process tree, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from firstkit.adapters.engines.registry import load_engines
+from firstkit.adapters.identity.api_keys import new_key
+from firstkit.adapters.store import migrate_store, open_store
+from firstkit.apps import demo
+from firstkit.apps.children import Child, Part, become_subreaper, kill_descendants, reap_orphans
+from firstkit.apps.progress import Progress, ask, ready_text
+from firstkit.config.environment import read_environment
+from firstkit.config.loading import Loaded, load
+from firstkit.core.errors import FirstError, SiteError
+from firstkit.core.principal import Principal, Role
+from firstkit.core.settings import Listen
+
+STOP_S = 60.0
+LOOK_EVERY_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpOptions:
+    """What the command line says. Without `config` the demo is served with `engine`."""
+
+    port: int | None = None
+    data: Path = Path(".first")
+    engine: str = "llamacpp"
+    config: Path | None = None
+
+
+def run_up(options: UpOptions) -> int:
+    """Run everything in the foreground; returns the exit code (0 after Ctrl-C)."""
+    data = _state_folder(options.data)
+    progress = Progress()
+    with _only_one(data):
+        config = options.config or _write_demo(options.engine, data, progress)
+        given = {} if options.port is None else {"gateway.listen": f"127.0.0.1:{options.port}"}
+        loaded = load(config, data_dir=data, environ=read_environment(), engines=load_engines(), given=given)
+        for warning in loaded.warnings:
+            progress.say(f"warning: {warning}")
+        key_file = _prepare_store(loaded, data)
+        listener = _listener(loaded.settings.gateway.listen)
+        try:
+            return asyncio.run(
+                _Up(loaded, data=data, config=config, listener=listener, key_file=key_file).run(progress)
+            )
+        finally:
+            listener.close()
+
+
+class _Up:
+    """One run."""
+
+    def __init__(self, loaded: Loaded, *, data: Path, config: Path, listener: socket.socket, key_file: Path) -> None:
+        self._loaded = loaded
+        self._data = data
+        self._key_file = key_file
+        self._listener = listener
+        self._config = config
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def run(self, progress: Progress) -> int:
+        """Start all parts, say when models answer, wait for the end, stop in order."""
+        become_subreaper()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._pass_on_hup)
+        logs = self._data / "logs"
+        logs.mkdir(mode=0o700, exist_ok=True)
+        self._children = [Child(part, logs=logs, say=progress.say) for part in self._parts()]
+        progress.say("starting gateway, api and controller")
+        janitor = asyncio.create_task(self._reap(), name="reap")
+        try:
+            for child in self._children:
+                await child.start()
+            code = await self._watch(progress)
+        finally:
+            await self._end(progress)
+            janitor.cancel()
+            await asyncio.gather(janitor, return_exceptions=True)
+            if left := kill_descendants():
+                progress.say(f"{left} processes had to be killed")
+            reap_orphans(set())
+        progress.say("stopped")
+        return code
+
+    def _parts(self) -> list[Part]:
+        common = ("--config", str(self._config), "--data", str(self._data))
+        listen = self._listener.fileno()
+        return [
+            Part(name="api", arguments=("api", *common)),
+            Part(
+                name="gateway",
+                arguments=("gateway", *common, "--without-api", "--listen-fd", str(listen)),
+                descriptors=(listen,),
+            ),
+            Part(name="controller", arguments=("controller", *common, "--retire-on-stop")),
+        ]
+
+    def _asked_to_stop(self) -> None:
+        """First time: drain and stop. Second time: at once."""
+        (self._hurry if self._stop.is_set() else self._stop).set()
+
+    def _pass_on_hup(self) -> None:
+        """Have settings, certificates and catalog read again."""
+        for child in self._children:
+            child.signal(signal.SIGHUP)
+
+    async def _reap(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            reap_orphans({child.pid for child in self._children if child.pid is not None})
+
+    async def _watch(self, progress: Progress) -> int:
+        """Tell how the models come up, then wait for the end; 1 when a part cannot be kept running."""
+        waiting = asyncio.create_task(self._tell_when_ready(progress))
+        stop = asyncio.create_task(self._stop.wait())
+        failures = {asyncio.create_task(child.failed.wait()): child for child in self._children}
+        try:
+            done, _ = await asyncio.wait({stop, *failures}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done & failures.keys():
+                child = failures[task]
+                progress.say(f"{child.part.name} cannot be kept running; the end of {child.log}:")
+                for line in child.last_words():
+                    progress.say(f"  {line}")
+                return 1
+            return 0
+        finally:
+            for task in (waiting, stop, *failures):
+                task.cancel()
+            await asyncio.gather(waiting, stop, *failures, return_exceptions=True)
+
+    async def _tell_when_ready(self, progress: Progress) -> None:
+        """Poll like a client until every model that is kept hot answers, or is held with a reason."""
+        kept = [item.model for item in self._loaded.catalog.deployments.values() if item.scaling.min > 0]
+        address = _reachable(self._listener)
+        key = self._key_file.read_text().strip()
+        said = ""
+        while True:
+            models = await asyncio.to_thread(ask, address, key, tls=self._loaded.settings.gateway.tls is not None)
+            if models is not None:
+                missing = [name for name in kept if name not in models or not models[name].settled]
+                if not missing:
+                    break
+                line = "; ".join(models[name].line for name in missing if name in models)
+                if line and line != said:
+                    progress.update(line)
+                    said = line
+            await asyncio.sleep(LOOK_EVERY_S)
+        for name in kept:
+            if models[name].held:
+                progress.say(models[name].line)
+        shown = kept or list(models)
+        tls = self._loaded.settings.gateway.tls is not None
+        progress.ready(ready_text(address, tls=tls, key_file=self._key_file, model=shown[0] if shown else None))
+
+    async def _end(self, progress: Progress) -> None:
+        """Drain the gateway, retire the jobs, then the api, which launchers report to until the end."""
+        progress.say("stopping: requests in flight may finish (Ctrl-C again to stop at once)")
+        by_name = {child.part.name: child for child in self._children}
+        hurry = asyncio.create_task(self._hurry.wait())
+        for name in ("gateway", "controller", "api"):
+            stop = asyncio.create_task(by_name[name].stop(within_s=STOP_S))
+            await asyncio.wait({stop, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.done():
+                by_name[name].signal(signal.SIGTERM)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(stop), 5.0 if name != "controller" else 25.0)
+                if not stop.done():
+                    by_name[name].signal(signal.SIGKILL)
+            await stop
+        hurry.cancel()
+        await asyncio.gather(hurry, return_exceptions=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- preparing
+def _state_folder(path: Path) -> Path:
+    """Make the state folder, private; one sentence when it cannot be."""
+    data = path.absolute()
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (data / "run").mkdir(mode=0o700, exist_ok=True)
+        probe = data / "run" / ".write"
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise SiteError(
+            f"The state folder {data} cannot be written ({error.strerror}); choose another: make up DATA=/path",
+            code="state_folder_unwritable",
+        ) from error
+    return data
+
+
+@contextlib.contextmanager
+def _only_one(data: Path):  # noqa: ANN202 — a context manager
+    """Keep a second `first up` off the same state folder."""
+    with (data / "run" / "up.lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SiteError(
+                f"Another `first up` runs on {data}; stop it, or choose another folder: make up DATA=/path",
+                code="already_running",
+            ) from error
+        yield
+
+
+def _write_demo(engine: str, data: Path, progress: Progress) -> Path:
+    """Write the demo's configuration for this engine, converting weights where the engine needs it."""
+    from firstkit.adapters.demo.weights import chat_gguf, chat_safetensors
+
+    if engine == "vllm":
+        venv = Path(sys.prefix).parent / ".venv-vllm"
+        python = venv / "bin" / "python"
+        if not python.exists():
+            raise SiteError(f"vLLM is not installed in {venv}; run `make vllm-env` first.", code="vllm_missing")
+        progress.update("converting the demo's weights for vLLM, once")
+        what = demo.vllm(chat_safetensors(data / "weights", python=python), venv=venv)
+    else:
+        what = demo.llamacpp(chat_gguf())
+    path = data / "first.yaml"
+    text = demo.render(what, data=data)
+    if not path.exists() or path.read_text() != text:
+        temporary = path.with_suffix(".new")
+        temporary.write_text(text)
+        temporary.replace(path)
+    return path
+
+
+def _prepare_store(loaded: Loaded, data: Path) -> Path:
+    """Make or update the store, and the API key of the person at this machine."""
+    settings = loaded.settings
+    migrate_store(settings.store, folder=data)
+    key_file = data / "api-key"
+    store = open_store(settings.store, folder=data)
+    try:
+        live = {row.id for row in store.keys()}
+        made = new_key()
+        if key_file.exists() and _known(key_file, live):
+            return key_file
+        principal = Principal(subject=f"key:{made.id}", name="up", roles=frozenset({Role.USER, Role.OPERATOR}))
+        store.key_revoke("up")
+        store.key_add(name="up", digest=made.digest, prefix=made.prefix, principal=principal, expires_at=None)
+        temporary = data / ".api-key.new"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as handle:
+            handle.write(made.key + "\n")
+        temporary.replace(key_file)
+    finally:
+        store.close()
+    return key_file
+
+
+def _known(key_file: Path, live: set[str]) -> bool:
+    """Tell whether the key in the file is one that the store still takes."""
+    words = key_file.read_text().strip().split("-")
+    return len(words) == 3 and words[1] in live
+
+
+def _listener(listen: Listen) -> socket.socket:
+    """Bind the gateway's socket here, so that a busy port is said at once and survives the gateway's restarts."""
+    try:
+        if listen.path:
+            with contextlib.suppress(FileNotFoundError):
+                Path(listen.path).unlink()
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            listener.bind(listen.path)
+        else:
+            family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((listen.host, listen.port))
+        listener.listen(1024)
+    except OSError as error:
+        where = listen.path or f"{listen.host}:{listen.port}"
+        if error.errno == errno.EADDRINUSE:
+            raise SiteError(
+                f"Port {listen.port} of {listen.host} is in use; choose another: make up PORT={listen.port + 1}",
+                code="port_in_use",
+            ) from error
+        raise SiteError(f"Cannot listen on {where}: {error.strerror}.", code="cannot_listen") from error
+    return listener
+
+
+def _reachable(listener: socket.socket) -> str:
+    """Say where this machine reaches the listener: host:port, or unix:path."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
+    host, port = str(listener.getsockname()[0]), int(listener.getsockname()[1])
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 — turned into loopback here
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+__all__ = ["FirstError", "UpOptions", "run_up"]
