@@ -95,17 +95,28 @@ def rejection(
         return Rejection.DRAINING
     if standing.ends_at <= now:
         return Rejection.ENDED
+    if standing.health is not SOUND:
+        why = _unsound(standing, now=now, failed_it=route.instance in failed)
+        if why is not None:
+            return why
+    elif failed and route.instance in failed:
+        return Rejection.FAILED_IT
+    if standing.in_flight < route.cap and want.request_class is RequestClass.INTERACTIVE:
+        return None
+    return crowded(standing, want, reserve=reserve)
+
+
+def _unsound(standing: Standing, *, now: float, failed_it: bool) -> Rejection | None:
+    """Judge an instance that failed: left alone for a while, then tried by one request that has not been there yet."""
     health = standing.health
-    judged = health is not SOUND and now < health.until
-    if judged and health.contact is Contact.LOST:
+    judged = now < health.until
+    if health.contact is Contact.LOST and (judged or failed_it):
         return Rejection.LOST
-    if failed and route.instance in failed:
+    if failed_it:
         return Rejection.FAILED_IT
     if judged:
         return Rejection.SUSPECT
-    if health is not SOUND and standing.in_flight:
-        return Rejection.TRIED
-    return crowded(standing, want, reserve=reserve)
+    return Rejection.TRIED if standing.in_flight else None
 
 
 def crowded(standing: Standing, want: Want, *, reserve: float) -> Rejection | None:
