@@ -54,11 +54,20 @@ class Disk:
             here = here.parent
         if not self.is_folder(here):
             return f"{here} is no folder"
-        if not os.access(here, os.W_OK | os.X_OK):
-            return f"{here} is not writable for this user"
-        if os.statvfs(here).f_flag & os.ST_RDONLY:
+        if self.read_only(here):
             return f"{here} is on a file system that is mounted read-only"
-        return ""
+        return "" if self.may_write(here) else f"{here} is not writable for this user"
+
+    def may_write(self, folder: Path) -> bool:
+        """Tell whether this user may make files in a folder that is there."""
+        return os.access(folder, os.W_OK | os.X_OK)
+
+    def read_only(self, folder: Path) -> bool:
+        """Tell whether a folder that is there is on a file system that nobody can write."""
+        try:
+            return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+        except OSError:
+            return False
 
     def why_no_certificate(self, certificate: Path, key: Path) -> str:
         """Say why a certificate and key cannot be used together; "" when they can."""

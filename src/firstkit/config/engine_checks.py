@@ -17,8 +17,8 @@ from firstkit.core.nearest import or_list
 from firstkit.ports.engine import Engine
 
 
-def check_engines(report: Report, draft: Draft, engines: Mapping[str, Engine] | None) -> None:
-    """Check every deployment's `engine` for its kind; without adapters nothing is known and nothing is said."""
+def check_kinds(report: Report, draft: Draft, engines: Mapping[str, Engine] | None) -> None:
+    """Check every engine's kind, and that its kind has the keys it gives; without adapters nothing is said."""
     if engines is None:
         return
     for name, deployment in draft.deployments.items():
@@ -36,7 +36,15 @@ def check_engines(report: Report, draft: Draft, engines: Mapping[str, Engine] | 
             )
             continue
         _check_options(report, path, deployment, adapter)
-        _ask(report, path, name, deployment, adapter)
+
+
+def ask_engines(report: Report, draft: Draft, engines: Mapping[str, Engine] | None) -> None:
+    """Let each adapter judge the deployments of its kind; it comes last, so that nothing is said twice."""
+    for name, deployment in draft.deployments.items():
+        kind = deployment.engine.kind if deployment.engine else ""
+        adapter = (engines or {}).get(kind)
+        if adapter is not None:
+            _ask(report, ("deployments", name, "engine"), name, deployment, adapter)
 
 
 def _check_options(report: Report, path: Path, deployment: DraftDeployment, adapter: Engine) -> None:
@@ -50,7 +58,7 @@ def _check_options(report: Report, path: Path, deployment: DraftDeployment, adap
 
 
 def _ask(report: Report, path: Path, name: str, deployment: DraftDeployment, adapter: Engine) -> None:
-    """Let the adapter judge; keys that are known to be wrong already are not named twice."""
+    """Ask about one deployment; keys that are known to be wrong already are left out."""
     given = deployment.engine
     assert given is not None  # noqa: S101 asked by the caller
     draft = Deployment.model_construct(

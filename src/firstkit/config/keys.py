@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from firstkit.config.catalog_sections import File
 from firstkit.config.document import resolve_plain
 from firstkit.config.process_sections import Section
-from firstkit.config.values import Shown
+from firstkit.config.values import EmptyForNothing, NoListForNothing, Shown
 from firstkit.core.nearest import or_list
 
 ANY_NAME = "NAME"
@@ -51,6 +51,11 @@ class Key:
     def required(self) -> bool:
         """Whether it has no default."""
         return self.field.is_required()
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether `key:` with nothing behind it stands for an empty mapping or list."""
+        return _is_among(self.field.annotation, self.field.metadata, (EmptyForNothing, NoListForNothing))
 
     @property
     def type_name(self) -> str:
@@ -185,6 +190,15 @@ def _shown(annotation: Any, metadata: list[Any]) -> Shown | None:
     if get_origin(annotation) in {Union, types.UnionType}:
         return next((found for arg in get_args(annotation) if (found := _shown(arg, []))), None)
     return None
+
+
+def _is_among(annotation: Any, metadata: list[Any], wanted: tuple[Any, ...]) -> bool:
+    if any(item is one for item in metadata for one in wanted):
+        return True
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _is_among(args[0], list(args[1:]), wanted)
+    return origin in {Union, types.UnionType} and any(_is_among(arg, [], wanted) for arg in args)
 
 
 _NAMES = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`", Any: "value"}

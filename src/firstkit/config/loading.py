@@ -14,7 +14,7 @@ from firstkit.config.catalog_sections import File
 from firstkit.config.disk import Disk
 from firstkit.config.document import MapNode, Place, ScalarNode
 from firstkit.config.drafts import Draft
-from firstkit.config.engine_checks import check_engines
+from firstkit.config.engine_checks import ask_engines, check_kinds
 from firstkit.config.environment import VARIABLES
 from firstkit.config.path_checks import check_paths
 from firstkit.config.process_checks import check_process
@@ -69,9 +69,10 @@ def load(
     draft = Draft.of(read.root)
     check_catalog(report, draft)
     check_values(report, draft)
-    check_engines(report, draft, engines)
+    check_kinds(report, draft, engines)
     check_process(report, draft, data_dir=read.data_dir)
     check_paths(report, draft, disk=disk or Disk(), folder=read.folder, data_dir=read.data_dir)
+    ask_engines(report, draft, engines)
     if file is None or report.mistakes:
         raise failure(report.mistakes)
     return Loaded(

@@ -101,7 +101,9 @@ def _check_deployment(
     options = engine.model_extra or {}
     for key in OPTION_FILES:
         value = options.get(key)
-        if isinstance(value, str) and value and _check_absolute(report, (*base, key), value, folder):
+        if not isinstance(value, str) or not value or report.has((*base, key)):
+            continue
+        if _check_absolute(report, (*base, key), value, folder):
             _check_secret(report, (*base, key), FilePath(value), disk)
     cluster = draft.clusters.get(deployment.cluster)
     if cluster is None or not cluster.known:

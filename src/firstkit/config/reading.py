@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
-from firstkit.config.document import ListNode, MapNode, Node, Place, ScalarNode, resolve_plain
+from firstkit.config.document import ListNode, MapNode, Node, Place, ScalarNode, format_path, resolve_plain
 from firstkit.core.findings import Finding
 
 MAX_BYTES = 1_000_000
@@ -252,7 +252,7 @@ class _Reader:
             return
         shown = node.text if isinstance(node, ScalarNode) else "a list" if isinstance(node, ListNode) else "a mapping"
         hint = f'quote it: "{shown}"' if isinstance(node, ScalarNode) and shown else ""
-        self.report(node.place, self._path(), f"{shown or 'nothing'} as a key", "a word", hint)
+        self.report(node.place, self._path(self._stack[:-1]), f"{shown or 'nothing'} as a key", "a word", hint)
         frame.skip = True
 
     def _take_value(self, frame: _Frame, mapping: MapNode, node: Node) -> None:
@@ -264,7 +264,7 @@ class _Reader:
             frame.merges.append((key.place, node))
         elif name in mapping.entries:
             first = mapping.keys[name].line
-            path = ".".join(part for part in (self._path(), name) if part)
+            path = ".".join(part for part in (self._path(self._stack[:-1]), format_path((name,))) if part)
             self.report(key.place, path, f"`{name}` is given twice", f"once; the first is on line {first}")
         else:
             mapping.entries[name], mapping.keys[name] = node, key.place
@@ -274,14 +274,16 @@ class _Reader:
         for place, node in merges:
             for source in node.items if isinstance(node, ListNode) else [node]:
                 if not isinstance(source, MapNode):
-                    self.report(place, self._path(), "`<<` merges a mapping", "an alias of one, such as `<<: *gpus`")
+                    self.report(
+                        place, self._path(self._stack), "`<<` merges a mapping", "an alias of one, such as `<<: *gpus`"
+                    )
                     continue
                 for key, value in source.entries.items():
                     mapping.entries.setdefault(key, value)
                     mapping.keys.setdefault(key, source.keys[key])
 
-    def _path(self) -> str:
-        return ".".join(str(frame.key.value) for frame in self._stack[:-1] if frame.key is not None)
+    def _path(self, frames: list[_Frame]) -> str:
+        return format_path(tuple(str(frame.key.value) for frame in frames if frame.key is not None))
 
 
 def _place(event: Any) -> Place:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from firstkit.config.catalog_sections import File
-from firstkit.config.document import OLD_BOOL, Path, ScalarNode, format_path, plain_value
+from firstkit.config.document import OLD_BOOL, Path, ScalarNode, format_path, plain_value, scalars
 from firstkit.config.keys import ANY_NAME, Key, key_at, places_of, section_at
 from firstkit.config.process_sections import Section
 from firstkit.config.report import Report, did_you_mean
@@ -51,6 +51,7 @@ SYNONYMS: Mapping[str, str] = {
 
 def check_shape(report: Report) -> File | None:
     """Validate the whole tree; the model when nothing is wrong, else None and every mistake in the report."""
+    _check_empty(report)
     try:
         return File.model_validate(plain_value(report.root))
     except ValidationError as error:
@@ -62,6 +63,14 @@ def check_shape(report: Report) -> File | None:
         if _is_unknown_kind(fault) or not any(path[: len(parent)] == parent for parent in unknown_kinds):
             _describe(report, fault, path)
     return None
+
+
+def _check_empty(report: Report) -> None:
+    """Report keys with nothing behind the colon, where that stands for nothing in particular."""
+    for path, scalar in scalars(report.root):
+        key = key_at(path) if scalar.value is None else None
+        if key is not None and len(key.path) == len(path) and not key.may_be_empty:
+            report.add(path, "has no value", expected=_expected(key), hint="" if key.required else _LEAVE_OUT)
 
 
 def salvage(section: type[SectionT], value: object) -> SectionT | None:
@@ -121,12 +130,8 @@ def _describe(report: Report, fault: Fault, path: Path) -> None:
     elif kind == "missing":
         _describe_missing(report, path, key)
     elif given is None:
-        report.add(
-            path,
-            "has no value",
-            expected=_expected(key),
-            hint="or leave the key out" if key and not key.required else "",
-        )
+        if not report.has(path):
+            report.add(path, "has no value", expected=_expected(key))
     elif kind == "literal_error":
         words = [part.strip("'") for part in re.findall(r"'[^']*'", str(fault.get("ctx", {}).get("expected", "")))]
         problem = f"`{given}` is not known here"
@@ -142,7 +147,7 @@ def _describe(report: Report, fault: Fault, path: Path) -> None:
             path,
             f"{_show(report, path, given)} is {_kind_of(given)}",
             expected=_WRONG_TYPE[kind],
-            hint=_convert(kind, given),
+            hint=_convert(kind, given, kinds="kind" in _known(path)),
         )
     else:
         bounds = _bound(fault)
@@ -150,11 +155,13 @@ def _describe(report: Report, fault: Fault, path: Path) -> None:
 
 
 def _describe_missing(report: Report, path: Path, key: Key | None) -> None:
-    expected = f"`{path[-1]}`: {key.about}" if key else f"`{path[-1]}`"
+    expected = _expected(key)
     example = f"for example `{path[-1]}: {key.example}`" if key and key.example else ""
     report.add(path[:-1], f"`{path[-1]}` is missing", expected=expected, hint=example, key=True)
 
 
+_LEAVE_OUT = "or leave the key out"
+_MAPPINGS = ("dict_type", "model_type", "model_attributes_type")
 _WRONG_TYPE: dict[str, str] = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -191,8 +198,8 @@ def _show(report: Report, path: Path, value: object) -> str:
     return f'"{short}"' if isinstance(node, ScalarNode) and not node.plain else f"`{short}`"
 
 
-def _convert(kind: str, value: object) -> str:
-    """Say how the given value is written as the wanted type, where that is plain."""
+def _convert(kind: str, value: object, *, kinds: bool) -> str:
+    """Say how the given value is written as the wanted type, where that is plain; `kinds`: a mapping with a `kind`."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if kind in {"int_type", "float_type"} and isinstance(value, str):
         return f"write {text.strip()} without quotes" if re.fullmatch(r"\s*\d+(\.\d+)?\s*", text) else ""
@@ -204,10 +211,12 @@ def _convert(kind: str, value: object) -> str:
         return f"write {'true' if value else 'false'}"
     if kind == "string_type" and isinstance(value, (bool, int, float)):
         return f'write "{text}" in quotes'
+    if kind in _MAPPINGS and isinstance(value, str) and kinds:
+        return f"write {{kind: {text}}}"
     if kind == "list_type" and isinstance(value, str):
         items = ", ".join(part for part in re.split(r"[,;\s]+", text) if part)
         return f"write [{items}]"
-    if isinstance(value, list) and kind in {"dict_type", "model_type", "model_attributes_type"}:
+    if isinstance(value, list) and kind in _MAPPINGS:
         return "write `key: value`, without the hyphen in front"
     return ""
 
