@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The api as one object: the app that answers, and the loops that keep what it answers from fresh."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+from anyio.abc import TaskStatus
+from fastapi import FastAPI
+
+from firstkit import __version__
+from firstkit.apps.api.answers import install_answers
+from firstkit.apps.api.control import control_router
+from firstkit.apps.api.desired_feed import DesiredFeed
+from firstkit.apps.api.memory import Memory
+from firstkit.apps.api.models import models_router
+from firstkit.apps.api.parts import Parts, StoreCalls
+
+_ABOUT = """
+Management of one firstkit installation: models, clusters, instances, jobs, keys, usage. Inference itself is at `/v1`.
+
+Send an API key as `Authorization: Bearer fk-…`. Routes marked *operator* want a key with that role, or the admin
+listener.
+Every error has the body `{"error": {"message", "type", "code", "param"}}`.
+"""
+
+
+class Api:
+    """Make one, run `run` in a task group, and serve `app`. `nudged` is to be called with each topic that arrives."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.store = StoreCalls(parts.store, parts.thread)
+        self.memory = Memory(
+            self.store, read_catalog=parts.read_catalog, monotonic=parts.monotonic, poll_s=parts.poll_s
+        )
+        self.feed = DesiredFeed(self.store, poll_s=parts.poll_s)
+        self.closing = anyio.Event()
+        self.app = self._app()
+
+    def _app(self) -> FastAPI:
+        app = FastAPI(
+            title="firstkit",
+            version=__version__,
+            description=_ABOUT,
+            openapi_url="/api/openapi.json",
+            docs_url=None,
+            redoc_url=None,
+        )
+        install_answers(app)
+
+        @app.get("/healthz", include_in_schema=False)
+        async def healthz() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+            return {"status": "ok", "store": "away" if self.memory.away else "ok"}
+
+        app.include_router(models_router(self.memory))
+        app.include_router(
+            control_router(self.store, self.feed, self._parts.nudges, hold_limit_s=self._parts.hold_limit_s)
+        )
+        return app
+
+    def nudged(self, topic: str) -> None:
+        """Look at once where a nudge says that something has changed."""
+        if topic in {"snapshot", "catalog"}:
+            self.memory.nudge()
+        if topic in {"snapshot", "desired"}:
+            self.feed.nudge()
+
+    def close(self) -> None:
+        """Let go of everything that is held, so that the server can end."""
+        self.closing.set()
+        self.feed.close()
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Keep fresh for ever; started once the first look is over, whether or not the store answered."""
+        await self.memory.refresh()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.memory.run)
+            tasks.start_soon(self.feed.run)
+            task_status.started()

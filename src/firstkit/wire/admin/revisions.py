@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Revisions of the catalog, what is wrong or different in one, and the overrides beside it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from firstkit.core.findings import Finding
+from firstkit.ports.store import Override, Revision
+from firstkit.wire.admin.shape import Sent, Shape, moment
+
+
+class FindingView(Shape):
+    """One thing that is wrong with a configuration."""
+
+    source: str
+    line: int
+    column: int
+    path: str
+    problem: str
+    expected: str
+    hint: str
+    warning: bool
+    text: str
+
+    @staticmethod
+    def of(finding: Finding) -> FindingView:
+        return FindingView(
+            source=finding.source,
+            line=finding.line,
+            column=finding.column,
+            path=finding.path,
+            problem=finding.problem,
+            expected=finding.expected,
+            hint=finding.hint,
+            warning=finding.warning,
+            text=str(finding),
+        )
+
+
+class RevisionView(Shape):
+    """One applied catalog."""
+
+    number: int
+    digest: str
+    applied_at: datetime | None
+    applied_by: str
+    document: str | None = None
+
+    @staticmethod
+    def of(revision: Revision, *, whole: bool) -> RevisionView:
+        return RevisionView(
+            number=revision.number,
+            digest=revision.digest,
+            applied_at=moment(revision.applied_at),
+            applied_by=revision.applied_by,
+            document=revision.document if whole else None,
+        )
+
+
+class ChangeView(Shape):
+    """One difference between two catalogs and what it leads to."""
+
+    kind: str
+    name: str
+    change: str
+    effect: str
+
+
+class OverrideView(Shape):
+    """An operator's temporary change."""
+
+    kind: str
+    subject: str
+    value: dict[str, int]
+    by: str
+    at: datetime | None
+    until: datetime | None
+    note: str
+
+    @staticmethod
+    def of(override: Override) -> OverrideView:
+        return OverrideView(
+            kind=override.kind,
+            subject=override.subject,
+            value=override.value,
+            by=override.by,
+            at=moment(override.at),
+            until=moment(override.until),
+            note=override.note,
+        )
+
+
+class Applied(Shape):
+    """What an apply did. `changed` False: that very document was applied already."""
+
+    revision: RevisionView
+    changed: bool
+    changes: list[ChangeView]
+    warnings: list[FindingView]
+
+
+class Difference(Shape):
+    """What an apply would do, and the overrides beside the catalog."""
+
+    against: int
+    changes: list[ChangeView]
+    warnings: list[FindingView]
+    overrides: list[OverrideView]
+
+
+class OverrideWanted(Sent):
+    """What an override is to be; `for_s` None: until it is cleared."""
+
+    value: dict[Literal["min", "max"], int] = Field(default_factory=dict[Literal["min", "max"], int])
+    for_s: float | None = Field(default=None, gt=0)
+    note: str = Field(default="", max_length=500)
