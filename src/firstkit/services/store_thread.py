@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -35,15 +36,18 @@ class StoreThread:
         """Run one call in the store thread; raises what it raises."""
         done = anyio.Event()
         token = anyio.lowlevel.current_token()
-        future = self._executor.submit(partial(function, *args, **kwargs))
-        future.add_done_callback(lambda _: _wake(done, token))
+        work = partial(function, *args, **kwargs)
+        # The thread itself wakes the loop: a future's callback runs on the loop when the work was done quickly, and
+        # would wait there for the loop.
+        outcome = self._executor.submit(_then_wake, work, done, token)
         await done.wait()
-        return future.result()
+        return outcome.result()
 
 
-def _wake(done: anyio.Event, token: anyio.lowlevel.EventLoopToken) -> None:
-    """Tell the loop that the call is over; a loop that has ended meanwhile needs no word."""
+def _then_wake(work: Callable[[], T], done: anyio.Event, token: anyio.lowlevel.EventLoopToken) -> T:
+    """Do the work and tell the loop that it is over; a loop that has ended meanwhile needs no word."""
     try:
-        anyio.from_thread.run_sync(done.set, token=token)
-    except RuntimeError:
-        return
+        return work()
+    finally:
+        with contextlib.suppress(RuntimeError):
+            anyio.from_thread.run_sync(done.set, token=token)
