@@ -92,7 +92,7 @@ def _read(listing: Any) -> dict[str, ModelLine]:
             words = [f"{name} cannot start: {state.get('reason')}"]
         elif state.get("fraction") is not None:
             words.append(f"{100 * float(state['fraction']):.0f} %")
-        if text := state.get("text") or state.get("detail"):
+        if text := state.get("progress") or state.get("detail"):
             words.append(str(text))
         if not held and (eta := state.get("time_to_hot_s")) is not None:
             words.append(f"about {format_duration(float(eta))} left")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import os
 import signal
@@ -15,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firstkit.adapters.engines.registry import load_engines
-from firstkit.adapters.identity.api_keys import new_key
+from firstkit.adapters.identity.api_keys import digest, new_key
 from firstkit.adapters.store import migrate_store, open_store
 from firstkit.apps import demo
 from firstkit.apps.children import Child, Part, become_subreaper, kill_descendants, reap_orphans
+from firstkit.apps.listening import bind
 from firstkit.apps.progress import Progress, ask, ready_text
 from firstkit.config.environment import read_environment
 from firstkit.config.loading import Loaded, load
 from firstkit.core.errors import FirstError, SiteError
 from firstkit.core.principal import Principal, Role
-from firstkit.core.settings import Listen
 
 STOP_S = 60.0
 LOOK_EVERY_S = 0.1
@@ -51,7 +50,7 @@ def run_up(options: UpOptions) -> int:
         for warning in loaded.warnings:
             progress.say(f"warning: {warning}")
         key_file = _prepare_store(loaded, data)
-        listener = _listener(loaded.settings.gateway.listen)
+        listener = bind(loaded.settings.gateway.listen)
         try:
             return asyncio.run(
                 _Up(loaded, data=data, config=config, listener=listener, key_file=key_file).run(progress)
@@ -248,10 +247,10 @@ def _prepare_store(loaded: Loaded, data: Path) -> Path:
     key_file = data / "api-key"
     store = open_store(settings.store, folder=data)
     try:
-        live = {row.id for row in store.keys()}
-        made = new_key()
-        if key_file.exists() and _known(key_file, live):
+        live = {row.digest for row in store.keys()}  # noqa: SIM118 — a method of the store
+        if key_file.exists() and digest(key_file.read_text().strip()) in live:
             return key_file
+        made = new_key()
         principal = Principal(subject=f"key:{made.id}", name="up", roles=frozenset({Role.USER, Role.OPERATOR}))
         store.key_revoke("up")
         store.key_add(name="up", digest=made.digest, prefix=made.prefix, principal=principal, expires_at=None)
@@ -263,37 +262,6 @@ def _prepare_store(loaded: Loaded, data: Path) -> Path:
     finally:
         store.close()
     return key_file
-
-
-def _known(key_file: Path, live: set[str]) -> bool:
-    """Tell whether the key in the file is one that the store still takes."""
-    words = key_file.read_text().strip().split("-")
-    return len(words) == 3 and words[1] in live
-
-
-def _listener(listen: Listen) -> socket.socket:
-    """Bind the gateway's socket here, so that a busy port is said at once and survives the gateway's restarts."""
-    try:
-        if listen.path:
-            with contextlib.suppress(FileNotFoundError):
-                Path(listen.path).unlink()
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            listener.bind(listen.path)
-        else:
-            family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-            listener = socket.socket(family, socket.SOCK_STREAM)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((listen.host, listen.port))
-        listener.listen(1024)
-    except OSError as error:
-        where = listen.path or f"{listen.host}:{listen.port}"
-        if error.errno == errno.EADDRINUSE:
-            raise SiteError(
-                f"Port {listen.port} of {listen.host} is in use; choose another: make up PORT={listen.port + 1}",
-                code="port_in_use",
-            ) from error
-        raise SiteError(f"Cannot listen on {where}: {error.strerror}.", code="cannot_listen") from error
-    return listener
 
 
 def _reachable(listener: socket.socket) -> str:

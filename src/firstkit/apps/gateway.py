@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Composition of a gateway: the data plane on one loop, the store in one thread, the api as one more upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import ssl
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import uvloop
+
+from firstkit.adapters.clock import SystemClock
+from firstkit.adapters.engines.registry import load_engines
+from firstkit.adapters.identity.api_keys import ApiKeyIdentity
+from firstkit.adapters.links.authority import Authority
+from firstkit.adapters.store import SqlStore, open_store
+from firstkit.adapters.store.nudge import Nudge, open_nudge
+from firstkit.adapters.telemetry.journal import Journal, start_logging
+from firstkit.adapters.telemetry.metrics import Metrics
+from firstkit.apps.children import Child, Part
+from firstkit.apps.listening import admin_socket, public_socket
+from firstkit.config.environment import read_environment
+from firstkit.config.loading import catalog_from_document, load_settings
+from firstkit.core.errors import FirstError, SiteError, Unavailable
+from firstkit.core.ids import encode
+from firstkit.core.settings import GatewaySettings, Settings, TlsFiles
+from firstkit.core.topology import Address, AddressKind
+from firstkit.dataplane import Plane
+from firstkit.ports.store import SchemaMismatch
+from firstkit.services.admission import Admission
+from firstkit.services.dispatcher import Dispatcher, Lease
+from firstkit.services.gateway_feed import GatewayFeed, Sinks
+from firstkit.services.settlement import Settlement, Spool
+from firstkit.services.store_thread import StoreThread
+
+STORE_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayOptions:
+    """What the command line says. `listen_fd`: an inherited listening socket, used instead of binding one."""
+
+    config: Path
+    data: Path
+    listen_fd: int | None = None
+    own_api: bool = True
+
+
+def run_gateway(options: GatewayOptions) -> int:
+    """Run until TERM or INT, then drain; HUP reads settings and certificates again. Returns the exit code."""
+    start_logging()
+    settings = _read(options)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_Gateway(options, settings).run())
+
+
+def _read(options: GatewayOptions) -> Settings:
+    return load_settings(options.config, data_dir=options.data, environ=read_environment())
+
+
+class _Gateway:
+    """One gateway process."""
+
+    def __init__(self, options: GatewayOptions, settings: Settings) -> None:
+        self._options = options
+        self._settings = settings
+        self._data = Path(settings.data_dir)
+        self._name = f"gw-{encode(os.urandom(5), 8)}"
+        self._journal = Journal("gateway")
+        self._clock = SystemClock()
+        self._stop = anyio.Event()
+        self._hurry = anyio.Event()
+
+    async def run(self) -> int:
+        """Compose, serve, drain."""
+        store = await self._open_store()
+        api = self._own_api()
+        try:
+            async with StoreThread() as thread, open_nudge(self._settings.store, folder=self._data) as nudge:
+                if api is not None:
+                    await api.start()
+                await self._serve(store, thread, nudge)
+        finally:
+            if api is not None:
+                await api.stop(within_s=15.0)
+            store.close()
+        return 0
+
+    async def _open_store(self) -> SqlStore:
+        """Open the store, waiting for the controller to bring it to this version's schema."""
+        deadline = time.monotonic() + STORE_PATIENCE_S
+        while True:
+            try:
+                return open_store(self._settings.store, folder=self._data)
+            except SchemaMismatch as error:
+                if error.code != "store_not_migrated" or time.monotonic() > deadline:
+                    raise
+                self._journal("waiting_for_migration", detail=error.message)
+                await anyio.sleep(0.5)
+
+    def _own_api(self) -> Child | None:
+        """Make the api a child of this gateway, unless it is somebody else's."""
+        if not self._options.own_api:
+            return None
+        logs = self._data / "logs"
+        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        arguments = ("api", "--config", str(self._options.config), "--data", str(self._data))
+        return Child(
+            Part(name="api", arguments=arguments), logs=logs, say=lambda text: self._journal("api", detail=text)
+        )
+
+    async def _serve(self, store: SqlStore, thread: StoreThread, nudge: Nudge) -> None:
+        """Run the plane and the feed until asked to stop, then drain."""
+        loop = asyncio.get_running_loop()
+        gateway = self._settings.gateway
+        self._identity = ApiKeyIdentity(
+            load=lambda: thread.call(store.keys),
+            wall_s=self._clock.wall_s,
+            monotonic_s=self._clock.monotonic_s,
+        )
+        self._dispatcher = Dispatcher(
+            settings=gateway,
+            now=time.monotonic,
+            random=random.Random(),  # noqa: S311 — spreads load, guards nothing
+            later=loop.call_later,
+            on_demand=self._wanted,
+            gateway=self._name,
+            cut=self._cut,
+        )
+        spool = Spool(self._data / "spool", owner=self._name)
+        settlement = Settlement(spool, store, folder=self._data / "spool", journal=self._journal)
+        self._feed = self._make_feed(store, thread, nudge)
+        self._plane = self._make_plane(gateway, spool)
+        public = public_socket(gateway.listen, self._options.listen_fd)
+        admin = admin_socket(gateway.admin, self._data)
+        nudge.listen(("snapshot", "catalog", "keys"), lambda _topic: self._feed.wake())
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._obey_signals)
+            group.start_soon(self._run_feed)
+            group.start_soon(settlement.run, thread)
+            await self._plane.listen(public=public, admin=admin)
+            self._journal("listening", gateway=self._name)
+            await self._stop.wait()
+            await self._drain()
+            group.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True), anyio.move_on_after(10.0):
+            try:
+                await settlement.finish(thread)
+                await self._feed.leave()
+            except FirstError as error:
+                self._journal("left_behind", code=error.code, detail=error.message)
+        spool.close()
+
+    def _make_feed(self, store: SqlStore, thread: StoreThread, nudge: Nudge) -> GatewayFeed:
+        return GatewayFeed(
+            gateway=self._name,
+            store=store,
+            thread=thread,
+            clock=self._clock,
+            sinks=Sinks(
+                snapshot=self._dispatcher.set_snapshot,
+                still_holds=lambda age_s: self._dispatcher.still_holds(age_s=age_s),
+                catalog=self._dispatcher.set_catalog,
+                keys=self._identity.take,
+                used_keys=self._identity.used,
+                demand=self._dispatcher.demand,
+                acked=lambda: self._dispatcher.acked,
+            ),
+            read_catalog=lambda revision: catalog_from_document(revision.document, revision=revision.number),
+            nudge=nudge.send,
+            journal=self._journal,
+        )
+
+    def _wanted(self, model: str) -> None:
+        self._feed.demand_changed(model)
+
+    def _cut(self, lease: Lease) -> None:
+        self._plane.cut(lease)
+
+    async def _run_feed(self) -> None:
+        await self._feed.run(ready=lambda: self._journal("ready"))
+
+    def _make_plane(self, gateway: GatewaySettings, spool: Spool) -> Plane:
+        self._metrics = Metrics()
+        return Plane(
+            settings=gateway,
+            dispatcher=self._dispatcher,
+            admission=Admission(),
+            identity=self._identity,
+            engines=load_engines(),
+            records=spool.append,
+            metrics=self._metrics,
+            api=Address(kind=AddressKind.UNIX, path=str(self._data / "run" / "api.sock")),
+            server_tls=_server_context(gateway.tls),
+            client_tls=self._client_context,
+        )
+
+    def _client_context(self) -> ssl.SSLContext:
+        """Make the context for doors when one is first dialled."""
+        return Authority(self._data / "ca").gateway_context()
+
+    async def _obey_signals(self) -> None:
+        """TERM and INT drain (a second one ends at once), HUP reads settings and certificates again."""
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    self._reload()
+                elif self._stop.is_set():
+                    self._hurry.set()
+                else:
+                    self._stop.set()
+
+    def _reload(self) -> None:
+        """Take new settings; broken ones are refused whole and said."""
+        try:
+            settings = _read(self._options)
+            tls = _server_context(settings.gateway.tls)
+        except FirstError as error:
+            self._journal("reload_refused", detail=error.message)
+            return
+        self._settings = settings
+        self._dispatcher.reload(settings.gateway)
+        self._plane.reload(settings.gateway, server_tls=tls)
+        self._journal("reloaded")
+
+    async def _drain(self) -> None:
+        """Stop accepting, refuse who waits, let requests in flight finish within the time, or until hurried."""
+        self._journal("draining", in_flight=self._dispatcher.in_flight)
+        self._dispatcher.close(
+            Unavailable("This gateway is stopping; try again.", code="gateway_stopping", retry_after_s=1.0)
+        )
+        async with anyio.create_task_group() as group:
+
+            async def hurry() -> None:
+                await self._hurry.wait()
+                group.cancel_scope.cancel()
+
+            group.start_soon(hurry)
+            await self._plane.drain(within_s=self._settings.gateway.drain_s)
+            group.cancel_scope.cancel()
+        await self._plane.close()
+        self._journal("drained", in_flight=self._dispatcher.in_flight)
+
+
+def _server_context(tls: TlsFiles | None) -> ssl.SSLContext | None:
+    """Read the gateway's own certificate."""
+    if tls is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(tls.certificate, tls.key)
+    except (OSError, ssl.SSLError) as error:
+        raise SiteError(f"The certificate {tls.certificate} or its key cannot be used: {error}.", code="tls") from error
+    return context

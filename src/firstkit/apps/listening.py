@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Listening sockets: bound once with a sentence when that fails, or inherited."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from pathlib import Path
+
+from firstkit.core.errors import SiteError
+from firstkit.core.settings import Listen
+
+BACKLOG = 4096
+ADMIN = Path("run") / "admin.sock"
+
+
+def public_socket(listen: Listen, inherited: int | None) -> socket.socket:
+    """Return the gateway's public socket: the inherited one, or a new one."""
+    if inherited is not None:
+        return socket.socket(fileno=inherited)
+    return bind(listen)
+
+
+def admin_socket(listen: Listen | None, data: Path) -> socket.socket | None:
+    """Return the admin socket: None where it is switched off; a Unix path is below the state folder."""
+    if listen is None:
+        return None
+    return bind(listen if not listen.path else Listen(path=str(data / listen.path)))
+
+
+def bind(listen: Listen) -> socket.socket:
+    """Bind and listen; SiteError with one sentence that says what to do when that cannot be."""
+    try:
+        if listen.path:
+            return _bind_unix(listen.path)
+        family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((listen.host, listen.port))
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        return listener
+    except OSError as error:
+        where = listen.path or f"{listen.host}:{listen.port}"
+        if error.errno == errno.EADDRINUSE:
+            raise SiteError(
+                f"Port {listen.port} of {listen.host} is in use; choose another: make up PORT={listen.port + 1}"
+                if not listen.path
+                else f"Another process listens on {where}; stop it first.",
+                code="port_in_use",
+            ) from error
+        raise SiteError(f"Cannot listen on {where}: {error.strerror}.", code="cannot_listen") from error
+
+
+def _bind_unix(path: str) -> socket.socket:
+    """Bind a Unix socket, mode 0600; one that a dead process left behind is replaced, a live one is not."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
+            probe.connect(path)
+            raise SiteError(f"Another process listens on {path}; stop it first.", code="port_in_use")
+        with contextlib.suppress(FileNotFoundError):
+            Path(path).unlink()
+        listener.bind(path)
+        Path(path).chmod(0o600)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
