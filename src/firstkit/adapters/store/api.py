@@ -139,8 +139,8 @@ class SqlApiStore:
         """Look at all versions (a few bytes a job), and fetch the documents of those that are newer alone."""
 
         def work(connection: Connection) -> list[tuple[str, int, bytes]]:
-            versions = connection.execute(select(desired.c.job, desired.c.version)).tuples()
-            newer = [job for job, version in versions if job in known and version > known[job]]
+            versions = connection.execute(select(desired.c.job, desired.c.version))
+            newer = [row.job for row in versions if row.job in known and row.version > known[row.job]]
             columns = select(desired.c.job, desired.c.version, desired.c.document)
             found: list[tuple[str, int, bytes]] = []
             for start in range(0, len(newer), _IN_ONE_QUERY):
