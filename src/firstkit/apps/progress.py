@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import ssl
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from firstkit.adapters.probe import get
+from firstkit.core.topology import Address, AddressKind
 from firstkit.core.units import format_duration
 
 
@@ -55,30 +56,17 @@ class ModelLine:
     line: str
 
 
-def ask(address: str, key: str, *, tls: bool) -> dict[str, ModelLine] | None:
+def ask(address: Address, key: str) -> dict[str, ModelLine] | None:
     """Ask the gateway for its models as any client does; None while it does not answer."""
-    connection: http.client.HTTPConnection
-    if address.startswith("unix:"):
-        connection = http.client.HTTPConnection("localhost", timeout=5)
-        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    elif tls:
+    context = None
+    if address.kind is AddressKind.TLS:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # our own process, asked over loopback
-        connection = http.client.HTTPSConnection(address, timeout=5, context=context)
-    else:
-        connection = http.client.HTTPConnection(address, timeout=5)
     try:
-        if address.startswith("unix:"):
-            connection.sock.settimeout(5)
-            connection.sock.connect(address.removeprefix("unix:"))
-        connection.request("GET", "/v1/models", headers={"authorization": f"Bearer {key}"})
-        answer = connection.getresponse()
-        body = answer.read()
-        return _read(json.loads(body)) if answer.status == http.client.OK else None
+        status, body = get(address, "/v1/models", authorization=f"Bearer {key}", context=context)
+        return _read(json.loads(body)) if status == http.client.OK.value else None
     except (OSError, http.client.HTTPException, ValueError):
         return None
-    finally:
-        connection.close()
 
 
 def _read(listing: Any) -> dict[str, ModelLine]:
@@ -100,11 +88,13 @@ def _read(listing: Any) -> dict[str, ModelLine]:
     return found
 
 
-def ready_text(address: str, *, tls: bool, key_file: Path, model: str | None) -> str:
+def ready_text(address: Address, *, key_file: Path, model: str | None) -> str:
     """Write the ready line, a curl line and a Python snippet that work when pasted."""
-    if address.startswith("unix:"):
-        return f"first: ready on {address} (API key in {key_file})"
-    base = f"{'https' if tls else 'http'}://{address}/v1"
+    if address.kind is AddressKind.UNIX:
+        return f"first: ready on unix:{address.path} (API key in {key_file})"
+    tls = address.kind is AddressKind.TLS
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    base = f"{'https' if tls else 'http'}://{host}:{address.port}/v1"
     lines = [f"first: ready at {base} (API key in {key_file})"]
     if model is not None:
         request = json.dumps(

@@ -24,6 +24,7 @@ from firstkit.config.environment import read_environment
 from firstkit.config.loading import Loaded, load
 from firstkit.core.errors import FirstError, SiteError
 from firstkit.core.principal import Principal, Role
+from firstkit.core.topology import Address, AddressKind
 
 STOP_S = 60.0
 LOOK_EVERY_S = 0.1
@@ -146,11 +147,11 @@ class _Up:
     async def _tell_when_ready(self, progress: Progress) -> None:
         """Poll like a client until every model that is kept hot answers, or is held with a reason."""
         kept = [item.model for item in self._loaded.catalog.deployments.values() if item.scaling.min > 0]
-        address = _reachable(self._listener)
+        address = _reachable(self._listener, tls=self._loaded.settings.gateway.tls is not None)
         key = self._key_file.read_text().strip()
         said = ""
         while True:
-            models = await asyncio.to_thread(ask, address, key, tls=self._loaded.settings.gateway.tls is not None)
+            models = await asyncio.to_thread(ask, address, key)
             if models is not None:
                 missing = [name for name in kept if name not in models or not models[name].settled]
                 if not missing:
@@ -164,8 +165,7 @@ class _Up:
             if models[name].held:
                 progress.say(models[name].line)
         shown = kept or list(models)
-        tls = self._loaded.settings.gateway.tls is not None
-        progress.ready(ready_text(address, tls=tls, key_file=self._key_file, model=shown[0] if shown else None))
+        progress.ready(ready_text(address, key_file=self._key_file, model=shown[0] if shown else None))
 
     async def _end(self, progress: Progress) -> None:
         """Drain the gateway, retire the jobs, then the api, which launchers report to until the end."""
@@ -264,13 +264,13 @@ def _prepare_store(loaded: Loaded, data: Path) -> Path:
     return key_file
 
 
-def _reachable(listener: socket.socket) -> str:
-    """Say where this machine reaches the listener: host:port, or unix:path."""
+def _reachable(listener: socket.socket, *, tls: bool) -> Address:
+    """Say where this machine reaches the listener."""
     if listener.family == socket.AF_UNIX:
-        return f"unix:{listener.getsockname()}"
+        return Address(kind=AddressKind.UNIX, path=str(listener.getsockname()))
     host, port = str(listener.getsockname()[0]), int(listener.getsockname()[1])
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 — turned into loopback here
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return Address(kind=AddressKind.TLS if tls else AddressKind.TCP, host=host, port=port)
 
 
 __all__ = ["FirstError", "UpOptions", "run_up"]
