@@ -33,7 +33,7 @@ class HttpProbe:
             return Probed(ready=False, detail=f"no answer from {where}: {why}")
         if len(body) > BODY_LIMIT:
             return Probed(ready=False, detail=f"{path} answers more than a megabyte; is this an engine?")
-        if status != http.client.OK.value:
+        if status != 200:
             hint = "; check its key_file" if status in {401, 403} else ""
             return Probed(ready=False, detail=f"{path} answers {status}{hint}")
         return Probed(ready=True, body=body)

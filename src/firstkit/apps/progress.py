@@ -64,7 +64,7 @@ def ask(address: Address, key: str) -> dict[str, ModelLine] | None:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # our own process, asked over loopback
     try:
         status, body = get(address, "/v1/models", authorization=f"Bearer {key}", context=context)
-        return _read(json.loads(body)) if status == http.client.OK.value else None
+        return _read(json.loads(body)) if status == 200 else None
     except (OSError, http.client.HTTPException, ValueError):
         return None
 
