@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Usage records on their way into the store: into a file at once, from there in batches; none lost, none twice.
+
+A gateway appends each finished attempt as one line to a file of its own, with one write, so that what has been written
+survives kill -9. The store thread moves lines into the store and removes a file when all of it is there. Whatever step
+is interrupted is simply done again, since the store ignores attempts that it has (request, attempt). A file on which no
+process holds a lock is a dead gateway's, and anybody who shares the folder takes it over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import anyio
+import msgspec
+
+from firstkit.core.errors import FirstError, SiteError
+from firstkit.core.request import AttemptRecord
+from firstkit.ports.store import GatewayStore, StoreUnavailable
+from firstkit.services.store_thread import StoreThread
+
+BATCH = 500
+ROTATE_BYTES = 4_000_000
+KEPT_BYTES = 8_000_000
+"""Lines that no disk would take wait in memory, up to so much."""
+SWEEP_EVERY_S = 1.0
+ADOPT_EVERY_S = 30.0
+AWAY_MAX_S = 30.0
+
+_SUFFIX = ".spool"
+_REFUSED = "refused.jsonl"
+_CHUNK = 1 << 20
+_ENCODER = msgspec.json.Encoder()
+_DECODER: msgspec.json.Decoder[AttemptRecord] = msgspec.json.Decoder(AttemptRecord)
+
+
+class Journal(Protocol):
+    """Where it is said that something went wrong with the spool; structured, one line each."""
+
+    def __call__(self, event: str, /, **facts: object) -> None: ...
+
+
+# ----------------------------------------------------------------------------------------------------------- writing
+
+
+class Spool:
+    """One process's own file of finished attempts. `append` belongs to the event loop, all else to the store thread."""
+
+    def __init__(self, folder: Path, *, owner: str) -> None:
+        self._folder = folder
+        self._owner = owner
+        self._lock = threading.Lock()  # held for one write or one swap of descriptors: nobody waits longer than that
+        self._kept: deque[bytes] = deque()
+        self._kept_bytes = 0
+        self._torn = False
+        self.dropped = 0
+        """Records lost because neither disk nor store took them and memory was full."""
+        self.failed_writes = 0
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path, self._file = _create(folder, owner)
+        except OSError as error:
+            raise SiteError(
+                f"usage cannot be recorded in {folder} ({error.strerror}); make it writable and see that there is room",
+                code="spool_not_writable",
+            ) from error
+        self._size = 0
+
+    @property
+    def waiting(self) -> int:
+        """Say how many records wait in memory because the disk did not take them."""
+        return len(self._kept)
+
+    @property
+    def size(self) -> int:
+        """Say how many bytes the present file has."""
+        return self._size
+
+    def append(self, record: AttemptRecord) -> None:
+        """Record one finished attempt. One write of one line; never waits for anybody and never fails."""
+        line = encode(record)
+        with self._lock:
+            if not self._write(line):
+                self._keep(line)
+
+    def flush(self) -> None:
+        """Write what waits in memory, as far as the disk takes it again."""
+        while True:
+            with self._lock:
+                if not self._kept or not self._write(self._kept[0]):
+                    return
+                self._kept_bytes -= len(self._kept.popleft())
+
+    def _write(self, line: bytes) -> bool:
+        # A write that was cut short is ended by a line feed, so that this line stands alone.
+        data = b"\n" + line if self._torn else line
+        try:
+            written = os.write(self._file, data)
+        except OSError:
+            written = 0
+        self._size += written
+        if written == len(data):
+            self._torn = False
+            return True
+        self._torn = self._torn or written > 0
+        self.failed_writes += 1
+        return False
+
+    def _keep(self, line: bytes) -> None:
+        self._kept.append(line)
+        self._kept_bytes += len(line)
+        while self._kept_bytes > KEPT_BYTES:
+            self._kept_bytes -= len(self._kept.popleft())
+            self.dropped += 1
+
+    def kept(self) -> list[bytes]:
+        """Return the lines that only memory has, oldest first."""
+        with self._lock:
+            return list(self._kept)
+
+    def forget_kept(self, lines: Sequence[bytes]) -> None:
+        """Forget lines that `kept` returned: the store has them."""
+        gone = set(lines)
+        with self._lock:
+            self._kept = deque(line for line in self._kept if line not in gone)
+            self._kept_bytes = sum(map(len, self._kept))
+
+    def rotate(self) -> Path:
+        """Begin a new file and return the old one, which nobody writes any more (and which no longer is ours alone).
+
+        Raises OSError, with everything as before, when no new file can be made.
+        """
+        path, file = _create(self._folder, self._owner)
+        with self._lock:
+            old_path, old_file = self.path, self._file
+            self.path, self._file, self._size, self._torn = path, file, 0, False
+        os.close(old_file)
+        return old_path
+
+    def close(self) -> None:
+        """Close the file, leaving it for whoever settles next; an empty one is removed."""
+        with self._lock:
+            if self._file < 0:
+                return
+            if os.fstat(self._file).st_size == 0:
+                self.path.unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = -1
+
+
+def _create(folder: Path, owner: str) -> tuple[Path, int]:
+    """Make a new file that is locked as long as this process lives; return its path and descriptor."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    while True:
+        path = folder / f"{owner}.{secrets.token_hex(6)}{_SUFFIX}"
+        file = os.open(path, flags, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between the two calls somebody may have taken it for a dead gateway's and removed it.
+            if os.fstat(file).st_nlink == 1:
+                return path, file
+        except BlockingIOError:
+            pass
+        except BaseException:
+            os.close(file)
+            path.unlink(missing_ok=True)
+            raise
+        os.close(file)
+
+
+def encode(record: AttemptRecord) -> bytes:
+    """Write a record as one line; half a character (of a header that is not UTF-8) becomes a question mark."""
+    try:
+        return _ENCODER.encode(record) + b"\n"
+    except UnicodeEncodeError:
+        return _ENCODER.encode(_printable(msgspec.to_builtins(record))) + b"\n"
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, dict):
+        return {key: _printable(item) for key, item in cast("dict[str, Any]", value).items()}
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------------- settling
+
+
+class Settlement:
+    """Moves spooled attempts into the store: this process's own and those of dead ones. Runs in the store thread."""
+
+    def __init__(self, spool: Spool, store: GatewayStore, *, folder: Path, journal: Journal) -> None:
+        self._spool = spool
+        self._store = store
+        self._folder = folder
+        self._journal = journal
+        self._read = 0
+        self._read_of = spool.path
+        self._rotated: deque[Path] = deque()
+        self.settled = 0
+        self.torn = 0
+        self.refused = 0
+
+    def sweep(self) -> int:
+        """Settle what this process has recorded; return how many attempts were new to the store.
+
+        Raises StoreUnavailable (all that is not settled stays where it is) when the store is away.
+        """
+        self._spool.flush()
+        new = self._settle_kept()
+        while self._rotated:
+            new += self._settle_rest(self._rotated[0])
+            self._rotated.popleft()
+        new += self._settle_own()
+        if self._spool.size >= ROTATE_BYTES:
+            with contextlib.suppress(OSError):  # no room for a new file: the old one goes on
+                self._rotated.append(self._spool.rotate())
+        self.settled += new
+        return new
+
+    def adopt(self) -> int:
+        """Settle and remove the files of dead gateways; return how many attempts were new to the store."""
+        new = 0
+        own = {self._spool.path, *self._rotated}
+        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+            if path not in own:
+                new += self._adopt_one(path)
+        self.settled += new
+        return new
+
+    def _adopt_one(self, path: Path) -> int:
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno != errno.ENOENT:  # somebody else has just settled it
+                self._journal("spool_unreadable", file=path.name, detail=error.strerror)
+            return 0
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # its owner lives, or somebody else has adopted it
+            os.close(file)
+            return 0
+        try:
+            new = sum(self._settle_lines(lines, path) for lines, _ in _batches(file, 0, whole=True))
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(file)
+        self._journal("spool_adopted", file=path.name, new=new)
+        return new
+
+    def _settle_own(self) -> int:
+        """Settle the whole lines that were added to the present file since the last time."""
+        path = self._spool.path
+        if path != self._read_of:
+            self._read, self._read_of = 0, path
+        if self._spool.size <= self._read:
+            return 0
+        new = 0
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for lines, end in _batches(file, self._read, whole=False):
+                new += self._settle_lines(lines, path)
+                self._read = end
+        finally:
+            os.close(file)
+        return new
+
+    def _settle_rest(self, path: Path) -> int:
+        """Settle what is left of a file that is no longer written, and remove it."""
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # somebody has adopted it between rotation and now
+            return 0
+        start = self._read if path == self._read_of else 0
+        try:
+            new = sum(self._settle_lines(lines, path) for lines, _ in _batches(file, start, whole=True))
+        finally:
+            os.close(file)
+        path.unlink(missing_ok=True)
+        return new
+
+    def _settle_kept(self) -> int:
+        lines = self._spool.kept()
+        new = 0
+        for start in range(0, len(lines), BATCH):
+            some = lines[start : start + BATCH]
+            new += self._settle_lines(some, self._spool.path)
+            self._spool.forget_kept(some)
+        return new
+
+    def _settle_lines(self, lines: Sequence[bytes], path: Path) -> int:
+        records: list[AttemptRecord] = []
+        for line in lines:
+            try:
+                records.append(_DECODER.decode(line))
+            except msgspec.ValidationError as error:  # whole, but of a version that this one does not understand
+                self._put_aside(line + b"\n", file=path.name, detail=str(error))
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                self.torn += 1
+                self._journal("spool_line_torn", file=path.name, length=len(line))
+        try:
+            return self._store.settle(records)
+        except StoreUnavailable:
+            raise
+        except FirstError:
+            return sum(self._settle_alone(record) for record in records)
+
+    def _settle_alone(self, record: AttemptRecord) -> int:
+        """Settle one record of a batch that the store refused; one that it refuses again is put aside for people."""
+        try:
+            return self._store.settle([record])
+        except StoreUnavailable:
+            raise
+        except FirstError as error:
+            self._put_aside(encode(record), request=record.request, attempt=record.attempt, detail=error.message)
+            return 0
+
+    def _put_aside(self, line: bytes, **facts: object) -> None:
+        self.refused += 1
+        self._journal("usage_refused", **facts)
+        with (self._folder / _REFUSED).open("ab") as file:
+            file.write(line)
+
+    async def finish(self, thread: StoreThread, *, within_s: float = 5.0) -> None:
+        """Settle what has been recorded and close the spool; what the store does not take in time stays in its file."""
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(within_s), contextlib.suppress(FirstError, OSError):
+                await thread.call(self.sweep)
+            self._spool.close()
+
+    async def run(self, thread: StoreThread, *, adopt: bool = True) -> None:
+        """Sweep once a second and adopt now and then, until cancelled; a store that is away is asked less often."""
+        pause_s, away, until_adoption_s = SWEEP_EVERY_S, False, 0.0
+        while True:
+            try:
+                await thread.call(self.sweep)
+                if adopt and until_adoption_s <= 0:
+                    until_adoption_s = ADOPT_EVERY_S
+                    await thread.call(self.adopt)
+            except (FirstError, OSError) as error:
+                if not away:
+                    self._journal("settlement_waits", detail=str(error))
+                away, pause_s = True, min(2 * pause_s, AWAY_MAX_S)
+            else:
+                if away:
+                    self._journal("settlement_goes_on")
+                away, pause_s = False, SWEEP_EVERY_S
+            await anyio.sleep(pause_s)
+            until_adoption_s -= pause_s
+
+
+def _batches(file: int, start: int, *, whole: bool) -> Iterator[tuple[list[bytes], int]]:
+    """Yield up to BATCH lines at a time with the offset behind them, from `start` on.
+
+    A last line without its line feed is left for later, unless the file is `whole` and will not grow.
+    """
+    offset, rest = start, b""
+    while chunk := os.pread(file, _CHUNK, offset + len(rest)):
+        lines = (rest + chunk).split(b"\n")
+        rest = lines.pop()
+        for first in range(0, len(lines), BATCH):
+            some = lines[first : first + BATCH]
+            offset += sum(len(line) + 1 for line in some)
+            yield [line for line in some if line], offset
+    if whole and rest:
+        yield [rest], offset + len(rest)
