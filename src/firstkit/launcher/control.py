@@ -130,7 +130,7 @@ class Control:
 
     async def _put(self) -> Outcome:
         url = self._spec.urls[self._at]
-        hold_s = 0.0 if self._ending else self._spec.hold_s
+        hold_s = 0.0 if self._ending or self._trouble is not None else self._spec.hold_s
         ca_file = self._spec.ca_file and os.path.join(self._run_dir, self._spec.ca_file)
         try:
             address, prefix = parse_url(url, ca_file)

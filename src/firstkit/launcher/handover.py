@@ -10,6 +10,7 @@ from .documents import InstanceSpec, JobSpec
 from .folders import Places
 from .guard import Guard
 from .records import LauncherLog
+from .signals import Signals
 
 
 class Started(NamedTuple):
@@ -36,4 +37,4 @@ class Handover(NamedTuple):
     guard: Guard
     log: LauncherLog
     secrets: Sequence[str]
-    signals: List[int]
+    signals: Signals

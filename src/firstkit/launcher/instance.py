@@ -123,8 +123,8 @@ class Instance:
     def report(self, now: float) -> Dict[str, Any]:
         """Give this instance's part of the status document."""
         life = self.life
-        serving = life.state in (READY, DRAINING) and life.load_s is not None
-        progress = Progress(1.0, "ready") if serving else self._progress.now
+        loaded = life.load_s is not None
+        progress = Progress(1.0, "ready") if loaded else self._progress.now
         trouble = self._log.trouble if self._log is not None else None
         return {
             "instance": self.name,
@@ -134,7 +134,7 @@ class Instance:
             "progress": progress._asdict(),
             "state_for_s": round(now - life.since, 3),
             "load_s": None if life.load_s is None else round(life.load_s, 3),
-            "address": self._address() if serving else None,
+            "address": self._address() if loaded else None,
             "connections": None if self._door is None else len(self._door.connections),
             "exit": self.exit,
         }

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import time
-from typing import Any, List, Optional, Sequence
+from typing import List, Optional, Sequence
 
 from .claim import AlreadyClaimed, claim, identify
 from .documents import InstanceSpec, JobRefused, JobSpec, read_job
@@ -18,6 +17,7 @@ from .guard import Guard, post_guard
 from .handover import Handover, Started
 from .processes import Prctl, age_s, start
 from .records import EXIT, LauncherLog, encode, exit_report, write_whole
+from .signals import Signals
 
 USAGE = "usage: launcher job.json"
 
@@ -32,8 +32,8 @@ def main(argv: Sequence[str]) -> int:
     path = os.path.abspath(argv[0])
     run_dir = os.path.dirname(path)
     identity = identify(os.environ)
-    signals: List[int] = []
-    _note_signals(signals)
+    signals = Signals()
+    signals.trap()
     try:
         claim(run_dir, identity)
     except AlreadyClaimed:
@@ -83,17 +83,6 @@ def main(argv: Sequence[str]) -> int:
 def _complain(text: str) -> int:
     print(f"first: {text}", file=sys.stderr)
     return 1
-
-
-def _note_signals(signals: List[int]) -> None:
-    """Until there is an event loop, remember requests to end; a closed terminal is none."""
-
-    def remember(number: int, _frame: Any) -> None:
-        signals.append(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, remember)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _start_instance(spec: InstanceSpec, *, run_dir: str, guard: Guard, prctl: Prctl) -> Started:

@@ -227,12 +227,12 @@ class Job:
         return await self._finish()
 
     def _trap_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            self._loop.add_signal_handler(number, self.signalled, number)
+        self._start.signals.listen(self._hand_on)
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
-        for number in self._start.signals:
-            self.signalled(number)
         self._reap()
+
+    def _hand_on(self, number: int) -> None:
+        self._loop.call_soon_threadsafe(self.signalled, number)
 
     def _reap(self) -> None:
         """Wait for every child that has ended: engines, the guard, and orphans that came to us.
@@ -300,6 +300,7 @@ class Job:
                 break
             kill_all(left)
             await asyncio.sleep(0.01)
+        self._start.signals.ignore()
         self._state = "ENDED"
         if self._end is None:
             ends = [instance for instance in self.instances if instance.life.reason not in ASKED_FOR]
