@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How firstkit tells what it does: log lines and metrics."""
+"""Metrics for Prometheus."""

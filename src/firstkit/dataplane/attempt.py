@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One try of a request at one instance: connect, send, take the answer; the lease is held exactly as long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from firstkit.core.errors import FirstError, SiteError, UpstreamError
+from firstkit.core.health.liveness import Failure
+from firstkit.core.request import Outcome
+from firstkit.dataplane.peek import USAGE_SPLICE
+from firstkit.dataplane.pools import Dial, Pool
+from firstkit.dataplane.reply import Reply
+from firstkit.dataplane.upstream import Upstream
+from firstkit.ports.engine import EngineTraits
+from firstkit.services.dispatcher import Grant, Lease
+
+if TYPE_CHECKING:
+    from firstkit.dataplane.body import Splice
+    from firstkit.dataplane.exchange import InferenceExchange
+
+BODY_START_BYTES = 4 * 1024
+"""How much of an engine's error answer is read before it is decided whether another instance is tried."""
+
+JOINED_BYTES = 64 * 1024
+"""Up to this size a request's head and body go out in one piece."""
+
+
+class Attempt:
+    """Uses one upstream connection (a stale pooled one is replaced unseen) and tells the exchange how it went.
+
+    When the client has left, an engine that cannot abort is read to its end, unheard, and the lease is held until then.
+    """
+
+    __slots__ = (
+        "_dial",
+        "_failed_reply",
+        "_pool",
+        "_segments",
+        "_start",
+        "_waits",
+        "decision",
+        "exchange",
+        "first_byte_at",
+        "granted_at",
+        "lease",
+        "number",
+        "over",
+        "route",
+        "swallows_usage",
+        "traits",
+        "upstream",
+    )
+
+    def __init__(self, exchange: InferenceExchange, grant: Grant, pool: Pool, traits: EngineTraits, now: float) -> None:
+        self.exchange = exchange
+        self.lease: Lease = grant.lease
+        self.route = grant.route
+        self.decision = grant.decision
+        self.number = grant.attempt
+        self.granted_at = now
+        self.first_byte_at: float | None = None
+        self.traits = traits
+        self.upstream: Upstream | None = None
+        self.swallows_usage = False
+        self.over = False
+        self._pool = pool
+        self._dial: Dial | None = None
+        self._segments: Iterator[bytes | tuple[int, int]] | None = None
+        self._waits = False
+        self._failed_reply: Reply | None = None
+        self._start = b""
+
+    # --------------------------------------------------------------------------------------------- connecting
+
+    def begin(self) -> None:
+        """Take a connection and send."""
+        upstream = self._pool.take()
+        if upstream is not None:
+            self.connected(upstream)
+        else:
+            self._dial = self._pool.dial(self)
+
+    def connected(self, upstream: Upstream) -> None:
+        """Send the request (called by the pool)."""
+        self._dial = None
+        if self.over:
+            self._pool.give(upstream)
+            return
+        self.upstream = upstream
+        try:
+            self._send(upstream)
+        except FirstError as error:
+            upstream.abort()
+            self._end()
+            self.exchange.attempt_refused(self, error)
+
+    def not_connected(self, how: Failure, why: str) -> None:
+        """Try elsewhere (called by the pool)."""
+        self._dial = None
+        if not self.over:
+            self._unreached(how, why)
+
+    def _send(self, upstream: Upstream) -> None:
+        exchange = self.exchange
+        read = exchange.read
+        body = exchange.body_kept
+        path = exchange.route.path
+        splices: list[Splice] = []
+        size = body.size
+        pool = self._pool
+        served = self.route.served_name
+        if self.traits.usage_on_request and exchange.route.asks_usage and read.peek.stream and not read.gives_stream_options:
+            self.swallows_usage = True
+            splices.append((read.opening, read.opening, USAGE_SPLICE))
+            size += len(USAGE_SPLICE)
+        if served and served != read.peek.model:
+            start, end = read.peek.model_span
+            name = served.encode() if exchange.route.form else pool.name_json(served)
+            splices.append((start, end, name))
+            size += len(name) - (end - start)
+        head = b"POST %b%b%b%bcontent-length: %d\r\n\r\n" % (
+            pool.path(path),
+            exchange.query,
+            pool.head(self.route.authorization),
+            exchange.forwarded,
+            size,
+        )
+        if not splices and size <= JOINED_BYTES and not body.spilled:
+            upstream.begin(self, head + body.buffer())
+            return
+        segments = body.segments(splices)
+        if size <= JOINED_BYTES and not body.spilled:
+            upstream.begin(self, head + b"".join(part for part in segments if isinstance(part, bytes)))
+            return
+        upstream.begin(self, head)
+        self._segments = segments
+        self._waits = False
+        self._send_more()
+
+    def _send_more(self) -> None:
+        """Send the next parts of a large body, as long as the other side keeps up."""
+        segments, upstream = self._segments, self.upstream
+        while segments is not None and upstream is not None and not self._waits and not self.over:
+            part = next(segments, None)
+            if part is None:
+                self._segments = None
+            elif isinstance(part, bytes):
+                upstream.write(part)
+            else:
+                self._waits = True
+                self.exchange.body_kept.fetch(*part, self._fetched)
+
+    def _fetched(self, result: object) -> None:
+        if self.over or self.upstream is None or self._segments is None:
+            return
+        if not isinstance(result, bytes):
+            self.upstream.abort()
+            self._end()
+            self.exchange.attempt_refused(self, SiteError("The request's body could not be read back.", code="body_not_kept"))
+            return
+        self._waits = False
+        self.upstream.write(result)
+        self._send_more()
+
+    def upstream_slow(self) -> None:
+        """Stop sending (called by the connection)."""
+        if self._segments is not None:
+            self._waits = True
+
+    def upstream_ready(self) -> None:
+        """Go on sending (called by the connection)."""
+        if self._segments is not None and self._waits:
+            self._waits = False
+            self._send_more()
+
+    # ----------------------------------------------------------------------------------------------- the answer
+
+    def answered(self, reply: Reply, payload: bytes, done: bool, now: float) -> None:  # noqa: FBT001 see User
+        """Take the answer's head (called by the connection)."""
+        self.first_byte_at = now
+        if self.lease.unproven:
+            self.exchange.plane.dispatcher.failed(self.route.instance, Failure.OK)
+        if self._segments is not None and self.upstream is not None:
+            self._segments = None  # it answers before it has read everything
+            self.upstream.keep_alive = False
+        if reply.status == 101:
+            self.lost("an upgrade nobody asked for")
+        elif reply.status >= 400:
+            self._failed_reply = reply
+            self._collect(payload, done, now)
+        else:
+            self._pass_on(reply, payload, done, now)
+
+    def payload(self, payload: bytes, framed: bytes | None, done: bool, now: float) -> None:  # noqa: FBT001 see User
+        """Take more of the answer (called by the connection)."""
+        if self._failed_reply is not None:
+            self._collect(payload, done, now)
+            return
+        if done:
+            self._complete()
+        self.exchange.attempt_payload(self, payload, framed, done, now)
+
+    def _pass_on(self, reply: Reply, payload: bytes, done: bool, now: float) -> None:
+        if done:
+            self._complete()
+        self.exchange.attempt_answered(self, reply, payload, done, now)
+
+    def _collect(self, payload: bytes, done: bool, now: float) -> None:
+        """Read the start of an error answer, then decide whether it goes to the client or another instance is tried."""
+        self._start += payload
+        reply = self._failed_reply
+        if reply is None or (not done and len(self._start) < BODY_START_BYTES):
+            return
+        self._failed_reply = None
+        start, self._start = self._start, b""
+        exchange = self.exchange
+        engine = exchange.plane.engines.get(self.route.engine)
+        retryable = engine is not None and engine.retryable(reply.status, start)
+        if retryable and exchange.may_retry(self):
+            if self.upstream is not None and not done:
+                self.upstream.abort()
+            elif done:
+                self._give_back()
+            self._end()
+            error = UpstreamError(f"The engine answered with status {reply.status}.")
+            exchange.attempt_failed(self, error, status=reply.status)
+        else:
+            self._pass_on(reply, start, done, now)
+
+    def lost(self, why: str) -> None:
+        """Try elsewhere, or end what the client has begun to get (called by the connection)."""
+        upstream, self.upstream = self.upstream, None
+        if self.over:
+            return
+        begun = upstream is not None and upstream.answering
+        if not begun and upstream is not None and not upstream.fresh and not self.exchange.gone:
+            self._segments = None
+            self._dial = self._pool.dial(self)  # a stale one: as if it had never been taken
+            return
+        if not begun and self.first_byte_at is None:
+            self._unreached(Failure.REFUSED, why)
+            return
+        self._end()
+        self.exchange.attempt_broken(self, UpstreamError(f"The engine's answer broke off: {why}.", code="engine_cut"))
+
+    def silent(self) -> None:
+        """Give up on an engine that says nothing (called by the connection)."""
+        if self.upstream is not None:
+            self.upstream.abort()
+        if self.over:
+            return
+        plane, idle_s = self.exchange.plane, self.exchange.plane.settings.upstream_idle_s
+        plane.dispatcher.failed(self.route.instance, Failure.TIMEOUT)
+        self._end()
+        error = UpstreamError(f"The engine sent nothing for {idle_s:.0f} s.", code="engine_timeout")
+        self.exchange.attempt_broken(self, error, outcome=Outcome.TIMED_OUT)
+
+    def _unreached(self, how: Failure, why: str) -> None:
+        self.exchange.plane.dispatcher.failed(self.route.instance, how)
+        self._end()
+        self.exchange.attempt_failed(self, UpstreamError(f"The instance could not be reached: {why}."), status=0)
+
+    # ------------------------------------------------------------------------------------------------- the end
+
+    def pause(self) -> None:
+        """Stop reading the answer: the client does not keep up."""
+        if self.upstream is not None:
+            self.upstream.pause()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        if self.upstream is not None:
+            self.upstream.resume()
+
+    def withdraw(self) -> None:
+        """End at once because the route is gone: for the exchange this is a connection that broke."""
+        if self._dial is not None:
+            self._dial.cancel()
+            self._dial = None
+        if self.upstream is not None:
+            self.upstream.abort()
+        if not self.over:
+            self.lost("the instance was withdrawn")
+
+    def abandon(self) -> bool:
+        """Stop because nobody wants the answer any more, and tell whether that was possible at once.
+
+        If not, the engine goes on working: its answer is read to the end, and the lease held until then.
+        """
+        upstream = self.upstream
+        streamed = self.exchange.read.peek.stream
+        begun = upstream is not None and self._segments is None
+        if self.over or not begun or (self.traits.aborts_streams if streamed else self.traits.aborts_unary):
+            if self._dial is not None:
+                self._dial.cancel()
+            if upstream is not None:
+                upstream.abort()
+            self._end()
+            return True
+        upstream.resume()
+        return False
+
+    def _complete(self) -> None:
+        self._give_back()
+        self._end()
+
+    def _give_back(self) -> None:
+        upstream, self.upstream = self.upstream, None
+        if upstream is not None:
+            self._pool.give(upstream)
+
+    def _end(self) -> None:
+        """Release the lease: the one place where an attempt does so."""
+        if self.over:
+            return
+        self.over = True
+        self._dial = None
+        self._segments = None
+        self.exchange.plane.leases.pop(self.lease, None)
+        self.lease.release()

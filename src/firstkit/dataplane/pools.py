@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connections to each instance: taken, given back, dialled, parked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from firstkit.core.health.liveness import Failure
+from firstkit.core.settings import GatewaySettings
+from firstkit.core.topology import Address, AddressKind, Route
+from firstkit.dataplane.timers import Wheel
+from firstkit.dataplane.upstream import Upstream
+
+IDLE_S = 30.0
+"""How long an unused connection is kept."""
+
+KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVE_COUNT = 10, 5, 3
+
+
+class Dialled(Protocol):
+    """Who waits for a connection hears one of these once, unless it has called the dial off."""
+
+    def connected(self, upstream: Upstream) -> None: ...
+    def not_connected(self, how: Failure, why: str) -> None: ...
+
+
+class Dial:
+    """A connection that is being made, or a parked one that is waited for."""
+
+    __slots__ = ("asker", "task")
+
+    def __init__(self, asker: Dialled) -> None:
+        self.asker: Dialled | None = asker
+        self.task: asyncio.Task[None] | None = None
+
+    def cancel(self) -> None:
+        """Call it off; the asker hears nothing."""
+        self.asker = None
+        if self.task is not None:
+            self.task.cancel()
+
+
+class Dialler:
+    """Makes connections; holds what all pools share."""
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        wheel: Wheel,
+        settings: GatewaySettings,
+        client_tls: ssl.SSLContext | None,
+    ) -> None:
+        self.loop = loop
+        self.wheel = wheel
+        self.settings = settings
+        self.client_tls = client_tls
+        self._public_tls: ssl.SSLContext | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a task that is waited for at the end."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        """Cancel what is under way."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def connect(self, address: Address, factory: Callable[[], asyncio.Protocol]) -> None:
+        """Make one connection within the deadline; raises OSError, ssl.SSLError or TimeoutError."""
+        async with asyncio.timeout(self.settings.connect_timeout_s):
+            if address.kind is AddressKind.UNIX:
+                await self.loop.create_unix_connection(factory, address.path)
+                return
+            context = self._context(address) if address.kind is AddressKind.TLS else None
+            transport, _ = await self.loop.create_connection(
+                factory,
+                address.host,
+                address.port,
+                ssl=context,
+                server_hostname=(address.server_name or address.host) if context else None,
+            )
+            watch_over(transport.get_extra_info("socket"), self.settings.user_timeout_s)
+
+    def _context(self, address: Address) -> ssl.SSLContext:
+        if address.mutual:
+            if self.client_tls is None:
+                raise ConnectionError("this gateway has no certificate for the doors")
+            return self.client_tls
+        if self._public_tls is None:
+            self._public_tls = ssl.create_default_context()
+        return self._public_tls
+
+
+def watch_over(sock: socket.socket | None, user_timeout_s: float) -> None:
+    """Have the kernel notice a vanished other side: by unacknowledged data, and by probes when there is none."""
+    if sock is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_EVERY_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(user_timeout_s * 1000))
+
+
+class Pool:
+    """The connections to one address. `parked`: they come from a door, and none can be dialled."""
+
+    __slots__ = (
+        "_dialler",
+        "_heads",
+        "_host",
+        "_idle",
+        "_names",
+        "_open",
+        "_paths",
+        "_waiting",
+        "address",
+        "closed",
+        "parked",
+    )
+
+    def __init__(self, dialler: Dialler, address: Address, *, parked: bool = False) -> None:
+        self._dialler = dialler
+        self._idle: list[Upstream] = []
+        self._open: set[Upstream] = set()
+        self._waiting: deque[Dial] = deque()
+        self.address = address
+        self.parked = parked
+        self.closed = False
+        self._paths: dict[str, bytes] = {}
+        self._heads: dict[str | None, bytes] = {}
+        self._names: dict[str, bytes] = {}
+        self._host = _host(address)
+
+    def path(self, path: str) -> bytes:
+        """Write the path as this engine has it."""
+        found = self._paths.get(path)
+        if found is None:
+            found = self._paths[path] = (self.address.base_path.rstrip("/") + path).encode()
+        return found
+
+    def head(self, authorization: str | None) -> bytes:
+        """Write the part of a request's head that is the same for all requests."""
+        found = self._heads.get(authorization)
+        if found is None:
+            text = f" HTTP/1.1\r\nhost: {self._host}\r\n"
+            if authorization:
+                text += f"authorization: {authorization}\r\n"
+            found = self._heads[authorization] = text.encode("latin-1")
+        return found
+
+    def name_json(self, served: str) -> bytes:
+        """Write the engine's own name for the model as a JSON string."""
+        found = self._names.get(served)
+        if found is None:
+            found = self._names[served] = json.dumps(served).encode()
+        return found
+
+    @property
+    def size(self) -> int:
+        """Count open connections."""
+        return len(self._open)
+
+    def take(self) -> Upstream | None:
+        """Take the connection used last, if an idle one is there."""
+        idle = self._idle
+        while idle:
+            upstream = idle.pop()
+            if not upstream.closed:
+                return upstream
+        return None
+
+    def give(self, upstream: Upstream) -> None:
+        """Give a connection back whose answer is complete; one that cannot be used again is closed."""
+        if self.closed or upstream.closed or not upstream.keep_alive:
+            upstream.abort()
+            return
+        if self._waiting and (asker := self._next()):
+            asker.connected(upstream)
+            return
+        self._idle.append(upstream)
+        upstream.rest_until(time.monotonic() + IDLE_S)
+
+    def dial(self, asker: Dialled) -> Dial:
+        """Make a new connection for somebody, or wait for a parked one."""
+        dial = Dial(asker)
+        if self.parked:
+            self._waiting.append(dial)
+            dial.task = self._dialler.start(self._wait_parked(dial))
+        else:
+            dial.task = self._dialler.start(self._dial(dial))
+        return dial
+
+    def park(self, upstream: Upstream) -> None:
+        """Take in a connection that a door has opened towards us."""
+        self._adopt(upstream)
+        self.give(upstream)
+
+    def new(self) -> Upstream:
+        """Make the protocol of a connection that is yet to be opened."""
+        return Upstream(self._dialler.wheel, self._dialler.settings.upstream_idle_s)
+
+    def close(self) -> None:
+        """Close idle connections, and each of the others when it is given back."""
+        self.closed = True
+        for upstream in self._idle:
+            upstream.abort()
+        self._idle.clear()
+
+    def cut(self) -> None:
+        """Close every connection at once."""
+        self.close()
+        for upstream in list(self._open):
+            user, upstream.user = upstream.user, None
+            upstream.abort()
+            if user is not None:
+                user.lost("the instance was withdrawn")
+
+    def _adopt(self, upstream: Upstream) -> None:
+        self._open.add(upstream)
+        upstream.on_gone = self._gone
+
+    def _gone(self, upstream: Upstream) -> None:
+        self._open.discard(upstream)
+        if upstream in self._idle:
+            self._idle.remove(upstream)
+
+    def _next(self) -> Dialled | None:
+        while self._waiting:
+            dial = self._waiting.popleft()
+            asker, dial.asker = dial.asker, None
+            if asker is not None:
+                if dial.task is not None:
+                    dial.task.cancel()
+                return asker
+        return None
+
+    async def _dial(self, dial: Dial) -> None:
+        upstream = self.new()
+        try:
+            await self._dialler.connect(self.address, lambda: upstream)
+        except TimeoutError:
+            self._failed(dial, Failure.TIMEOUT, "connecting took too long")
+        except (OSError, ssl.SSLError) as error:
+            self._failed(dial, Failure.REFUSED, f"cannot connect ({type(error).__name__})")
+        except asyncio.CancelledError:
+            upstream.abort()
+            raise
+        else:
+            self._adopt(upstream)
+            asker, dial.asker = dial.asker, None
+            if asker is None or self.closed:
+                upstream.abort()
+                if asker is not None:
+                    asker.not_connected(Failure.REFUSED, "the instance was withdrawn")
+            else:
+                asker.connected(upstream)
+
+    async def _wait_parked(self, dial: Dial) -> None:
+        await asyncio.sleep(self._dialler.settings.connect_timeout_s)
+        self._failed(dial, Failure.TIMEOUT, "no connection from the door is free")
+
+    def _failed(self, dial: Dial, how: Failure, why: str) -> None:
+        asker, dial.asker = dial.asker, None
+        if asker is not None:
+            asker.not_connected(how, why)
+
+
+def _host(address: Address) -> str:
+    if address.kind is AddressKind.UNIX:
+        return "localhost"
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{host}:{address.port}"
+
+
+class Pools:
+    """The pools of all instances, by instance id."""
+
+    def __init__(self, dialler: Dialler) -> None:
+        self._dialler = dialler
+        self._pools: dict[str, Pool] = {}
+
+    def of(self, route: Route) -> Pool:
+        """Find the pool of a route's instance; another address makes a new one."""
+        pool = self._pools.get(route.instance)
+        if pool is None or pool.address is not route.address:
+            if pool is not None and pool.address == route.address:
+                pool.address = route.address
+                return pool
+            if pool is not None:
+                pool.close()
+            pool = self._pools[route.instance] = Pool(self._dialler, route.address)
+        return pool
+
+    def keep_only(self, instances: frozenset[str]) -> None:
+        """Close the pools of instances that are gone."""
+        for name in [name for name in self._pools if name not in instances]:
+            self._pools.pop(name).close()
+
+    def close(self) -> None:
+        """Cut every connection."""
+        for pool in self._pools.values():
+            pool.cut()
+        self._pools.clear()
+
+    @property
+    def size(self) -> int:
+        """Count open connections."""
+        return sum(pool.size for pool in self._pools.values())

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers that a process keeps of itself: plain cells on the hot path, folded into metrics when somebody asks."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+
+class Count:
+    """A number that only grows; whoever holds the cell adds to `value`."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: float = 0
+
+
+class Spread:
+    """How often values fell into which bucket; `bounds` are the buckets' upper bounds, the last bucket has none."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Note one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class Telemetry(Protocol):
+    """Hands out cells. A metric's name, unit, help and label names are fixed in one file; another name is an error.
+
+    The same name and labels give the same cell. Label values must be few: a model of the catalog, never a user.
+    """
+
+    def count(self, name: str, /, **labels: str) -> Count:
+        """Return the cell of a counter."""
+        ...
+
+    def spread(self, name: str, /, **labels: str) -> Spread:
+        """Return the cell of a histogram."""
+        ...
+
+    def gauge(self, name: str, read: Callable[[], float], /, **labels: str) -> None:
+        """Have a value read whenever somebody asks; replaces an earlier reader of the same name and labels."""
+        ...
