@@ -134,6 +134,11 @@ class Spool:
             self._kept = deque(line for line in self._kept if line not in gone)
             self._kept_bytes = sum(map(len, self._kept))
 
+    def descriptor(self) -> int:
+        """Return a descriptor of the present file to read from, though somebody may have removed the file's name."""
+        with self._lock:
+            return os.dup(self._file)
+
     def rotate(self) -> Path:
         """Begin a new file and return the old one, which nobody writes any more (and which no longer is ours alone).
 
@@ -159,7 +164,7 @@ class Spool:
 
 def _create(folder: Path, owner: str) -> tuple[Path, int]:
     """Make a new file that is locked as long as this process lives; return its path and descriptor."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     while True:
         path = folder / f"{owner}.{secrets.token_hex(6)}{_SUFFIX}"
         file = os.open(path, flags, 0o600)
@@ -266,7 +271,7 @@ class Settlement:
         if self._spool.size <= self._read:
             return 0
         new = 0
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = self._spool.descriptor()
         try:
             for lines, end in _batches(file, self._read, whole=False):
                 new += self._settle_lines(lines, path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start gateways that do nothing but record and settle, kill each at a random moment, and compare.
+"""Start gateways, two at once, that do nothing but record and settle, kill each at a random moment, and compare.
 
 A child tells by a pipe what it is about to append and what it has appended. At the end the store must have all of the
 latter and nothing beyond the former.
@@ -87,8 +87,8 @@ def gateway(folder: Path, number: int, pipe: int) -> NoReturn:
             time.sleep(0.0005)
 
 
-def run_one(folder: Path, number: int, after_s: float) -> list[str]:
-    """Fork a gateway, kill it some time after it is ready, and return what it told."""
+def start(folder: Path, number: int) -> tuple[int, int]:
+    """Fork a gateway; return its pid and the pipe by which it tells."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -98,26 +98,30 @@ def run_one(folder: Path, number: int, after_s: float) -> list[str]:
         finally:
             os._exit(3)
     os.close(writing)
-    told = b""
-    kill_at = None
-    while kill_at is None or time.monotonic() < kill_at:
-        left_s = 10 if kill_at is None else max(0, kill_at - time.monotonic())
-        ready, _, _ = select.select([reading], [], [], left_s)
-        if ready:
-            chunk = os.read(reading, 65536)
+    return child, reading
+
+
+def run_two(folder: Path, numbers: tuple[int, int], after_s: tuple[float, float]) -> list[str]:
+    """Run two gateways at once, kill each some time after it is ready, and return what they told."""
+    children = [start(folder, number) for number in numbers]
+    told = {reading: b"" for _, reading in children}
+    kill_at: dict[int, float] = {}
+    alive = {reading: child for child, reading in children}
+    while told.keys() - kill_at.keys() or alive:
+        for reading in [pipe for pipe in alive if time.monotonic() >= kill_at.get(pipe, float("inf"))]:
+            os.kill(alive.pop(reading), signal.SIGKILL)
+        ready, _, _ = select.select(list(alive), [], [], 0.0005)
+        for reading in ready:
+            told[reading] += (chunk := os.read(reading, 65536))
             if not chunk:
-                break
-            told += chunk
-        if kill_at is None:
-            kill_at = time.monotonic() + after_s
-    os.kill(child, signal.SIGKILL)
-    while chunk := os.read(reading, 65536):
-        told += chunk
-    os.close(reading)
-    _, status = os.waitpid(child, 0)
-    if not os.WIFSIGNALED(status):
-        raise SystemExit(f"gateway {number} ended by itself: {status}")
-    return told.decode().splitlines()
+                raise SystemExit("a gateway ended by itself")
+            kill_at.setdefault(reading, time.monotonic() + after_s[reading == children[1][1]])
+    for child, reading in children:
+        while chunk := os.read(reading, 65536):
+            told[reading] += chunk
+        os.close(reading)
+        os.waitpid(child, 0)
+    return b"".join(told.values()).decode().splitlines()
 
 
 def main(folder: Path, rounds: int) -> None:
@@ -127,8 +131,9 @@ def main(folder: Path, rounds: int) -> None:
     (folder / "spool").mkdir(mode=0o700)
     will: set[str] = set()
     did: set[str] = set()
-    for number in range(rounds):
-        for line in run_one(folder, number, moments.uniform(0, 0.02)):
+    for number in range(0, rounds, 2):
+        after_s = (moments.uniform(0, 0.02), moments.uniform(0, 0.02))
+        for line in run_two(folder, (number, number + 1), after_s):
             word, _, name = line.partition(" ")
             (will if word == "will" else did if word == "did" else set()).add(name)
     store = open_store(SETTINGS, folder=folder)

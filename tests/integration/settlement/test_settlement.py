@@ -345,6 +345,13 @@ def test_words_that_are_no_text_are_recorded(scene: Scene) -> None:
     assert (back.client_request_id, back.asked) == ("?", "a\x00b\nc")
 
 
+def test_a_file_that_somebody_removed_is_still_settled(scene: Scene) -> None:
+    scene.spool.append(record(1))
+    scene.spool.path.unlink()
+    scene.spool.append(record(2))
+    assert scene.settlement.sweep() == 2
+
+
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SiteError, match="usage cannot be recorded"):
