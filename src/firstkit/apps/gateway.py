@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import random
 import signal
@@ -22,7 +24,7 @@ from firstkit.adapters.links.authority import Authority
 from firstkit.adapters.store import SqlStore, open_store
 from firstkit.adapters.store.nudge import Nudge, open_nudge
 from firstkit.adapters.telemetry.journal import Journal, start_logging
-from firstkit.adapters.telemetry.metrics import Metrics
+from firstkit.adapters.telemetry.metrics import PrometheusTelemetry
 from firstkit.apps.children import Child, Part
 from firstkit.apps.listening import admin_socket, public_socket
 from firstkit.config.environment import read_environment
@@ -30,8 +32,8 @@ from firstkit.config.loading import catalog_from_document, load_settings
 from firstkit.core.errors import FirstError, SiteError, Unavailable
 from firstkit.core.ids import encode
 from firstkit.core.settings import GatewaySettings, Settings, TlsFiles
-from firstkit.core.topology import Address, AddressKind
-from firstkit.dataplane import Plane
+from firstkit.core.topology import Address, AddressKind, Snapshot
+from firstkit.dataplane import LocalAnswer, Plane, Wheel
 from firstkit.ports.store import SchemaMismatch
 from firstkit.services.admission import Admission
 from firstkit.services.dispatcher import Dispatcher, Lease
@@ -74,6 +76,7 @@ class _Gateway:
         self._name = f"gw-{encode(os.urandom(5), 8)}"
         self._journal = Journal("gateway")
         self._clock = SystemClock()
+        self._server_tls = _server_context(settings.gateway.tls)
         self._stop = anyio.Event()
         self._hurry = anyio.Event()
 
@@ -117,18 +120,18 @@ class _Gateway:
 
     async def _serve(self, store: SqlStore, thread: StoreThread, nudge: Nudge) -> None:
         """Run the plane and the feed until asked to stop, then drain."""
-        loop = asyncio.get_running_loop()
         gateway = self._settings.gateway
         self._identity = ApiKeyIdentity(
             load=lambda: thread.call(store.keys),
             wall_s=self._clock.wall_s,
             monotonic_s=self._clock.monotonic_s,
         )
+        wheel = Wheel(asyncio.get_running_loop())
         self._dispatcher = Dispatcher(
             settings=gateway,
             now=time.monotonic,
             random=random.Random(),  # noqa: S311 — spreads load, guards nothing
-            later=loop.call_later,
+            later=wheel.later,
             on_demand=self._wanted,
             gateway=self._name,
             cut=self._cut,
@@ -136,26 +139,29 @@ class _Gateway:
         spool = Spool(self._data / "spool", owner=self._name)
         settlement = Settlement(spool, store, folder=self._data / "spool", journal=self._journal)
         self._feed = self._make_feed(store, thread, nudge)
-        self._plane = self._make_plane(gateway, spool)
+        self._plane = self._make_plane(gateway, spool, wheel)
         public = public_socket(gateway.listen, self._options.listen_fd)
         admin = admin_socket(gateway.admin, self._data)
         nudge.listen(("snapshot", "catalog", "keys"), lambda _topic: self._feed.wake())
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._obey_signals)
-            group.start_soon(self._run_feed)
-            group.start_soon(settlement.run, thread)
-            await self._plane.listen(public=public, admin=admin)
-            self._journal("listening", gateway=self._name)
-            await self._stop.wait()
-            await self._drain()
-            group.cancel_scope.cancel()
-        with anyio.CancelScope(shield=True), anyio.move_on_after(10.0):
-            try:
-                await settlement.finish(thread)
-                await self._feed.leave()
-            except FirstError as error:
-                self._journal("left_behind", code=error.code, detail=error.message)
-        spool.close()
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._obey_signals)
+                group.start_soon(self._run_feed)
+                group.start_soon(settlement.run, thread)
+                await self._plane.listen(public)
+                if admin is not None:
+                    await self._plane.listen(admin, admin=True)
+                self._journal("listening", gateway=self._name)
+                await self._stop.wait()
+                await self._drain()
+                group.cancel_scope.cancel()
+        finally:
+            public.close()
+            if admin is not None:
+                admin.close()
+        await settlement.finish(thread)
+        with anyio.move_on_after(5.0, shield=True), contextlib.suppress(FirstError):
+            await self._feed.leave()
 
     def _make_feed(self, store: SqlStore, thread: StoreThread, nudge: Nudge) -> GatewayFeed:
         return GatewayFeed(
@@ -164,7 +170,7 @@ class _Gateway:
             thread=thread,
             clock=self._clock,
             sinks=Sinks(
-                snapshot=self._dispatcher.set_snapshot,
+                snapshot=self._take_snapshot,
                 still_holds=lambda age_s: self._dispatcher.still_holds(age_s=age_s),
                 catalog=self._dispatcher.set_catalog,
                 keys=self._identity.take,
@@ -186,24 +192,46 @@ class _Gateway:
     async def _run_feed(self) -> None:
         await self._feed.run(ready=lambda: self._journal("ready"))
 
-    def _make_plane(self, gateway: GatewaySettings, spool: Spool) -> Plane:
-        self._metrics = Metrics()
+    def _take_snapshot(self, snapshot: Snapshot) -> None:
+        """Act on a snapshot; the first route to a door makes this gateway its certificate."""
+        doors = any(route.address.mutual for route in snapshot.routes)
+        if doors and not self._plane.has_client_tls:
+            self._plane.use_client_tls(Authority(self._data / "ca").gateway_context())
+        self._dispatcher.set_snapshot(snapshot)
+        self._plane.set_snapshot(snapshot)
+
+    def _make_plane(self, gateway: GatewaySettings, spool: Spool, wheel: Wheel) -> Plane:
+        telemetry = PrometheusTelemetry()
+        health = {"/healthz": self._healthz, "/readyz": self._readyz}
+
+        def exposition() -> LocalAnswer:
+            kind, body = telemetry.scrape()
+            return LocalAnswer(status=200, body=body, content_type=kind)
+
         return Plane(
             settings=gateway,
+            wheel=wheel,
             dispatcher=self._dispatcher,
             admission=Admission(),
             identity=self._identity,
             engines=load_engines(),
             records=spool.append,
-            metrics=self._metrics,
+            telemetry=telemetry,
             api=Address(kind=AddressKind.UNIX, path=str(self._data / "run" / "api.sock")),
-            server_tls=_server_context(gateway.tls),
-            client_tls=self._client_context,
+            server_tls=self._server_tls,
+            local=health,
+            admin_local={**health, "/metrics": exposition},
         )
 
-    def _client_context(self) -> ssl.SSLContext:
-        """Make the context for doors when one is first dialled."""
-        return Authority(self._data / "ca").gateway_context()
+    def _healthz(self) -> LocalAnswer:
+        """Say that this process answers; nothing else is looked at."""
+        return LocalAnswer(status=200, body=b'{"status":"ok"}\n')
+
+    def _readyz(self) -> LocalAnswer:
+        """Say whether requests are taken: catalog read, not stopping. A stale store is told and is no reason."""
+        ready = self._dispatcher.ready and not self._stop.is_set()
+        state = {"ready": ready, "snapshot": list(self._dispatcher.acked), "fresh": self._dispatcher.fresh}
+        return LocalAnswer(status=200 if ready else 503, body=json.dumps(state).encode() + b"\n")
 
     async def _obey_signals(self) -> None:
         """TERM and INT drain (a second one ends at once), HUP reads settings and certificates again."""
@@ -217,16 +245,17 @@ class _Gateway:
                     self._stop.set()
 
     def _reload(self) -> None:
-        """Take new settings; broken ones are refused whole and said."""
+        """Take new settings and certificates; broken ones are refused whole and said."""
         try:
             settings = _read(self._options)
-            tls = _server_context(settings.gateway.tls)
+            if self._server_tls is not None and settings.gateway.tls is not None:
+                _load_certificate(self._server_tls, settings.gateway.tls)
         except FirstError as error:
             self._journal("reload_refused", detail=error.message)
             return
         self._settings = settings
         self._dispatcher.reload(settings.gateway)
-        self._plane.reload(settings.gateway, server_tls=tls)
+        self._plane.reload(settings.gateway)
         self._journal("reloaded")
 
     async def _drain(self) -> None:
@@ -239,24 +268,29 @@ class _Gateway:
 
             async def hurry() -> None:
                 await self._hurry.wait()
+                await self._plane.close()
                 group.cancel_scope.cancel()
 
             group.start_soon(hurry)
-            await self._plane.drain(within_s=self._settings.gateway.drain_s)
+            finished = await self._plane.drain(self._settings.gateway.drain_s)
+            self._journal("drained", finished=finished)
             group.cancel_scope.cancel()
-        await self._plane.close()
-        self._journal("drained", in_flight=self._dispatcher.in_flight)
 
 
 def _server_context(tls: TlsFiles | None) -> ssl.SSLContext | None:
-    """Read the gateway's own certificate."""
+    """Make the context of the public listener."""
     if tls is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    _load_certificate(context, tls)
+    return context
+
+
+def _load_certificate(context: ssl.SSLContext, tls: TlsFiles) -> None:
+    """Load the gateway's own certificate; connections to come use it."""
     try:
         context.load_cert_chain(tls.certificate, tls.key)
     except (OSError, ssl.SSLError) as error:
         raise SiteError(f"The certificate {tls.certificate} or its key cannot be used: {error}.", code="tls") from error
-    return context
