@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What becomes of a request at the dispatcher: a place at once, a place in the queue, or an error that says why."""
 
+import itertools
+
 import pytest
 
 from firstkit.core.catalog import Catalog
@@ -713,7 +715,7 @@ def test_an_instance_that_stays_lost_is_tried_ever_more_rarely(world: Dispatcher
             pending.remove(caller)
             world.dispatcher.failed("i-a", Failure.REFUSED)
             caller.done()
-    gaps = [later - earlier for earlier, later in zip(tried_at, tried_at[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(tried_at)]
     assert tried_at[0] == 1.0
     assert gaps == [2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
 

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which instance takes a request, why, and why the others do not."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from firstkit.core.admission import outlook
+from firstkit.core.health.liveness import SOUND, Failure, Health, observe
+from firstkit.core.reasons import Reason
+from firstkit.core.request import RequestClass
+from firstkit.core.routing.candidates import NEVER, Lane, Rejection, rejection
+from firstkit.core.routing.decision import Choice, choose, words
+from firstkit.core.routing.load import least_in_flight, least_suspect
+from firstkit.core.topology import Heat, Route
+from firstkit.testing.dispatching import CHAT, route, status
+
+NOW = 100.0
+WANT = Lane(CHAT, None, RequestClass.INTERACTIVE)
+BATCH = Lane(CHAT, None, RequestClass.BATCH)
+SUSPECT = observe(SOUND, Failure.TIMEOUT, now=NOW)
+LOST = observe(SOUND, Failure.REFUSED, now=NOW)
+WAS_SUSPECT = observe(SOUND, Failure.TIMEOUT, now=0.0)
+WAS_LOST = observe(SOUND, Failure.REFUSED, now=0.0)
+
+
+@dataclass
+class Standing:
+    route: Route
+    in_flight: int = 0
+    ends_at: float = NEVER
+    health: Health = SOUND
+
+
+def never_asked() -> float:
+    pytest.fail("chance is asked only when there is a tie")
+
+
+def chosen(*standings: Standing, want: Lane = WANT, failed: frozenset[str] = frozenset()) -> Choice[Standing]:
+    return choose(standings, want, now=NOW, random=lambda: 0.0, failed=failed)
+
+
+@pytest.mark.parametrize(
+    ("standing", "want", "failed", "why"),
+    [
+        (Standing(route("i")), WANT, (), None),
+        (Standing(route("i", cluster="x")), WANT._replace(cluster="y"), (), Rejection.OTHER_CLUSTER),
+        (Standing(route("i", cluster="x")), WANT._replace(cluster="x"), (), None),
+        (Standing(route("i", paths=frozenset({"/v1/embeddings"}))), WANT, (), Rejection.OTHER_ENDPOINT),
+        (Standing(route("i", paths=frozenset({CHAT}))), WANT, (), None),
+        (Standing(route("i", draining=True)), WANT, (), Rejection.DRAINING),
+        (Standing(route("i"), ends_at=NOW), WANT, (), Rejection.ENDED),
+        (Standing(route("i"), ends_at=NOW + 0.1), WANT, (), None),
+        (Standing(route("i"), health=LOST), WANT, (), Rejection.LOST),
+        (Standing(route("i"), health=SUSPECT), WANT, (), Rejection.SUSPECT),
+        (Standing(route("i"), health=WAS_LOST), WANT, (), None),
+        (Standing(route("i"), health=WAS_SUSPECT), WANT, (), None),
+        (Standing(route("i", cap=9), 1, health=WAS_LOST), WANT, (), Rejection.TRIED),
+        (Standing(route("i")), WANT, ("i",), Rejection.FAILED_IT),
+        (Standing(route("i"), health=SUSPECT), WANT, ("i",), Rejection.FAILED_IT),
+        (Standing(route("i"), health=WAS_LOST), WANT, ("i",), Rejection.LOST),
+        (Standing(route("i")), WANT, ("j",), None),
+        (Standing(route("i", cap=2), 2), WANT, (), Rejection.FULL),
+        (Standing(route("i", cap=0)), WANT, (), Rejection.FULL),
+        (Standing(route("i", cap=10), 9), WANT, (), None),
+        (Standing(route("i", cap=10), 9), BATCH, (), Rejection.RESERVED),
+        (Standing(route("i", cap=10), 8), BATCH, (), None),
+    ],
+)
+def test_each_instance_is_eligible_or_rejected_with_a_reason(
+    standing: Standing, want: Lane, failed: tuple[str, ...], why: Rejection | None
+) -> None:
+    assert rejection(standing, want, now=NOW, failed=failed, reserve=0.1) is why
+
+
+def test_chance_decides_ties_alone() -> None:
+    busy, one, two = Standing(route("i-busy"), 2), Standing(route("i-one"), 1), Standing(route("i-two"), 1)
+    assert least_in_flight([busy, one], never_asked) is one
+    assert least_in_flight([one, two, busy], lambda: 0.0) is one
+    assert least_in_flight([one, two, busy], lambda: 0.999999) is two
+    empty: list[Standing] = []
+    assert least_in_flight(empty, never_asked) is None
+
+
+def test_the_least_suspect_is_the_one_with_the_least_against_it() -> None:
+    twice = Standing(route("i-twice"), health=Health(strikes=2, since=1.0))
+    once = Standing(route("i-once"), 5, health=Health(strikes=1, since=1.0))
+    idle = Standing(route("i-idle"), 0, health=Health(strikes=1, since=1.0))
+    assert least_suspect([twice, once, idle]) is idle
+
+
+def test_a_suspect_is_tried_only_when_no_other_is_alive() -> None:
+    suspect = Standing(route("i-s", cap=9), health=SUSPECT)
+    assert chosen(suspect, Standing(route("i-alive"), 1)).chosen is not suspect
+    assert chosen(suspect, Standing(route("i-full", cap=1), 1)).chosen is None
+    for gone in (
+        Standing(route("i-l"), health=LOST),
+        Standing(route("i-d", draining=True)),
+        Standing(route("i-e"), ends_at=NOW),
+        Standing(route("i-p", paths=frozenset({"/v1/embeddings"}))),
+    ):
+        choice = chosen(suspect, gone)
+        assert choice.chosen is suspect
+        assert choice.last_resort
+
+
+def test_a_suspect_being_tried_takes_more_when_it_is_the_only_one_and_a_lost_one_does_not() -> None:
+    assert chosen(Standing(route("i-s", cap=9), 3, health=WAS_SUSPECT)).chosen is not None
+    assert chosen(Standing(route("i-l", cap=9), 3, health=WAS_LOST)).chosen is None
+
+
+def test_the_last_resort_has_a_cap_too() -> None:
+    choice = chosen(Standing(route("i-s", cap=3), 3, health=SUSPECT))
+    assert choice.chosen is None
+    assert choice.busy, "it takes the request as soon as another has ended"
+
+
+def test_a_request_does_not_go_back_to_a_suspect_that_failed_it() -> None:
+    choice = chosen(Standing(route("i-s"), health=SUSPECT), failed=frozenset({"i-s"}))
+    assert choice.chosen is None
+    assert choice.failed
+    assert not choice.busy
+
+
+def test_nothing_to_choose_from_is_neither_busy_nor_failed() -> None:
+    choice = chosen()
+    assert choice.chosen is None
+    assert not choice.busy
+    assert not choice.failed
+    assert words(choice) == "no instance"
+
+
+def test_the_decision_is_told_in_words() -> None:
+    a, b = Standing(route("i-a", cap=8), 3), Standing(route("i-b", cap=8), 5)
+    lost = Standing(route("i-c"), health=LOST)
+    assert words(chosen(a)) == "only choice, 3 of 8 in flight"
+    assert words(chosen(a, b)) == "least loaded of 2, 3 of 8 in flight"
+    assert words(chosen(a, lost)) == "only choice, 3 of 8 in flight; i-c lost"
+    assert words(chosen(Standing(route("i-s"), health=SUSPECT), lost)).startswith("least suspect of 1")
+    many = words(chosen(a, *[Standing(route(f"i-{number}", draining=True)) for number in range(9)]))
+    assert many.endswith("i-0 draining, i-1 draining, i-2 draining, 6 more")
+    assert words(chosen(lost)) == "i-c lost"
+
+
+def test_a_model_looks_to_each_request_as_it_is_for_it() -> None:
+    hot = status(Heat.HOT, reason=Reason.SERVING, to_hot_s=0.0)
+    loading = status(Heat.WARM, reason=Reason.LOADING, detail="loading weights")
+    full = chosen(Standing(route("i", cap=1), 1))
+    assert outlook(loading, full, to_hot_s=9.0).heat is Heat.HOT
+    assert outlook(loading, chosen(), to_hot_s=9.0) == (Heat.WARM, Reason.LOADING, "loading weights", 9.0)
+    assert outlook(None, chosen(), to_hot_s=None).heat is Heat.COLD
+    assert outlook(hot, chosen(Standing(route("i"), health=LOST)), to_hot_s=0.0)[:2] == (Heat.WARM, Reason.UNREACHABLE)
+    assert outlook(hot, chosen(Standing(route("i", draining=True))), to_hot_s=0.0).reason is Reason.DRAINING
+    assert outlook(hot, chosen(), to_hot_s=0.0)[2:] == ("no instance that fits this request is up", None)
