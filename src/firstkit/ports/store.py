@@ -2,8 +2,8 @@
 """The installation's memory, one small protocol for each party that uses it.
 
 All methods are synchronous and are called from one store thread a process, never from a data-plane loop. Each is one
-short
-transaction. `StoreUnavailable` (a SiteError) is raised when the database cannot be reached; `Fenced` when the caller's
+short transaction, whole or not at all. `StoreUnavailable` (a SiteError) is raised when the database cannot be reached,
+is full or busy (if the connection broke at the commit, nobody knows whether it was done); `Fenced` when the caller's
 term is over. Times are Unix seconds of the store's own clock.
 """
 
@@ -22,7 +22,10 @@ from firstkit.core.topology import Snapshot
 
 
 class StoreUnavailable(SiteError):
-    """The database cannot be reached or does not answer in time."""
+    """The database cannot be reached, does not answer in time, or cannot be written.
+
+    Codes: `store_unavailable`, `store_busy`, `store_full`, `store_not_writable`.
+    """
 
     default_code = "store_unavailable"
 
@@ -168,7 +171,7 @@ class CatalogStore(Protocol):
     def current_revision(self) -> Revision | None: ...
     def revisions(self, *, limit: int = 50) -> list[Revision]: ...
     def add_revision(self, *, document: str, by: str) -> Revision:
-        """Add a revision (already checked); the same document as the current one returns the current one."""
+        """Add a revision (already checked), from number 1 on; the document that holds already makes none."""
         ...
 
     def overrides(self) -> list[Override]:
@@ -196,10 +199,17 @@ class ControllerStore(Protocol):
         ...
 
     def take_term(self, *, holder: str, ttl_s: float) -> Term | None:
-        """Take or renew the term; None while somebody else's has not expired."""
+        """Take or renew the term; None while somebody else's has not expired.
+
+        Renewing keeps the epoch, even late, as long as nobody else has taken over. So a holder's name is made anew at
+        each start of a process.
+        """
         ...
 
-    def give_up_term(self, term: Term) -> None: ...
+    def give_up_term(self, term: Term) -> None:
+        """Let somebody else take over at once; nothing can be written under this term any more."""
+        ...
+
     def jobs(self, *, ended_since: float | None = None) -> list[Job]:
         """List jobs that have not ended, and those that ended after the given moment."""
         ...
@@ -247,9 +257,10 @@ class GatewayStore(Protocol):
     """What a gateway reads and writes."""
 
     def snapshot(self, *, newer_than: tuple[int, int]) -> tuple[Snapshot | None, float]:
-        """Return the snapshot if its (epoch, version) is newer, else None.
+        """Return the snapshot if its (epoch, version) is another one than given, and the age of the current one.
 
-        And the age of the current one in seconds.
+        Another, not a higher: after a restored backup the store's is lower and still counts. The age is the time since
+        the controller last said that it holds, infinite before the first. All durations in it count from now.
         """
         ...
 
@@ -278,12 +289,21 @@ class ApiStore(Protocol):
 
     def key_add(
         self, *, name: str, digest: bytes, prefix: str, principal: Principal, expires_at: float | None
-    ) -> KeyRow: ...
-    def key_list(self) -> list[KeyRow]: ...
-    def key_revoke(self, id_or_name: str) -> KeyRow | None: ...
+    ) -> KeyRow:
+        """Add a key; its id is the prefix without `fk-`. InvalidRequest if a living key has that name."""
+        ...
+
+    def key_list(self) -> list[KeyRow]:
+        """List all keys ever made, revoked and expired ones too, oldest first."""
+        ...
+
+    def key_revoke(self, id_or_name: str) -> KeyRow | None:
+        """Revoke a key by id, prefix or name (the living one of that name); None when there is none to revoke."""
+        ...
+
     def attempts(self, request: str) -> list[AttemptRecord]: ...
     def usage_since(self, *, subject: str | None, since: float) -> list[tuple[str, int, int, int]]:
-        """Sum up finished requests by model: (model, requests, input tokens, output tokens)."""
+        """Sum up ended requests by model: (model, requests, input tokens, output tokens) of their last attempts."""
         ...
 
     def job_token_digest(self, job: str) -> tuple[str, bool] | None:
@@ -299,7 +319,9 @@ class ApiStore(Protocol):
         """Return (job, version, document) of those jobs whose desired document is newer than the version given."""
         ...
 
-    def events(self, *, subject: str, limit: int = 100) -> list[EventRow]: ...
+    def events(self, *, subject: str, limit: int = 100) -> list[EventRow]:
+        """List the newest events of a job, an instance, …, oldest first."""
+        ...
 
 
 class Store(CatalogStore, ControllerStore, GatewayStore, ApiStore, Protocol):

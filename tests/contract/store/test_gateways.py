@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The snapshot that gateways act on, and the demand they write."""
 
+import json
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Connection, select, update
 
 from firstkit.adapters.store import SqlStore
 from firstkit.adapters.store.schema import gateways, snapshot
@@ -122,6 +123,28 @@ def test_after_a_restored_backup_a_gateway_follows_the_store(store: SqlStore, te
     store.write_snapshot(term, Snapshot(version=1, epoch=1))
     got, _ = store.snapshot(newer_than=(7, 100))
     assert got is not None
+
+
+def test_a_gateway_leaves_out_what_a_newer_controller_says_in_words_it_does_not_know(
+    store: SqlStore, term: Term
+) -> None:
+    routes = (ROUTE, replace(ROUTE, instance="i-2"))
+    models = (STATUS, replace(STATUS, model="n"))
+    store.write_snapshot(term, Snapshot(version=1, epoch=1, revision=4, routes=routes, models=models))
+
+    def reword(connection: Connection) -> None:
+        document = json.loads(bytes(connection.execute(select(snapshot.c.document)).scalar_one()))
+        document["models"][0]["reason"] = "SOLAR_FLARE"
+        document["routes"][0]["address"]["kind"] = "carrier-pigeon"
+        document["weather"] = {"sunny": True}
+        connection.execute(update(snapshot).values(document=json.dumps(document).encode()))
+
+    store.database.write(reword)
+    got, _ = store.snapshot(newer_than=(0, 0))
+    assert got is not None
+    assert (got.version, got.revision) == (1, 4)
+    assert [route.instance for route in got.routes] == ["i-2"]
+    assert [model.model for model in got.models] == ["n"]
 
 
 def test_demand_is_replaced_each_time(store: SqlStore, another: SqlStore) -> None:

@@ -402,6 +402,7 @@ async def test_at_the_end_what_is_left_is_settled_and_no_file_stays(scene: Scene
 KILLED = Path(__file__).parent / "killed_at_any_moment.py"
 
 
+@pytest.mark.slow
 def test_200_gateways_killed_at_any_moment_lose_no_record_and_settle_none_twice(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(KILLED), str(tmp_path), "200"], capture_output=True, text=True, timeout=50, check=False

@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping, Select, and_, bindparam, case, delete, null, 
 
 from firstkit.adapters.store.catalog import newest_revision
 from firstkit.adapters.store.database import Database
-from firstkit.adapters.store.records import ATTEMPT, DEMAND, PRINCIPAL, SNAPSHOT, column_count, column_text
+from firstkit.adapters.store.records import ATTEMPT, DEMAND, PRINCIPAL, column_count, column_text, load_snapshot
 from firstkit.adapters.store.schema import api_keys, attempts, gateways, key_uses, keys_version, snapshot
 from firstkit.core.request import AttemptRecord
 from firstkit.core.topology import Snapshot
@@ -38,7 +38,7 @@ class SqlGatewayStore:
         age_s = max(0.0, float(row.touched_ago))
         if row.document is None:
             return None, age_s
-        return _aged(SNAPSHOT.load(bytes(row.document)), since_written_s=max(0.0, row.written_ago), age_s=age_s), age_s
+        return _aged(load_snapshot(bytes(row.document)), since_written_s=max(0.0, row.written_ago), age_s=age_s), age_s
 
     def write_demand(self, *, gateway: str, acked: int, demand: Sequence[Demand]) -> None:
         row = {"gateway": gateway, "acked": acked, "demand": DEMAND.dump(tuple(demand))}

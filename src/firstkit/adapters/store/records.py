@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
@@ -12,7 +14,7 @@ from firstkit.core.instance.record import Instance
 from firstkit.core.job.record import Job
 from firstkit.core.principal import Principal
 from firstkit.core.request import AttemptRecord
-from firstkit.core.topology import Snapshot
+from firstkit.core.topology import ModelStatus, Route, Snapshot
 from firstkit.ports.store import Demand, StartRow
 
 _T = TypeVar("_T")
@@ -57,6 +59,32 @@ ATTEMPT: Form[AttemptRecord] = Form(AttemptRecord)
 START: Form[StartRow] = Form(StartRow)
 DEMAND: Form[tuple[Demand, ...]] = Form(tuple[Demand, ...])
 NUMBERS: Form[dict[str, int]] = Form(dict[str, int])
+_ROUTE: Form[Route] = Form(Route)
+_STATUS: Form[ModelStatus] = Form(ModelStatus)
+_FIELDS: Form[dict[str, msgspec.Raw]] = Form(dict[str, msgspec.Raw])
+_ITEMS: Form[list[msgspec.Raw]] = Form(list[msgspec.Raw])
+
+
+def load_snapshot(document: bytes) -> Snapshot:
+    """Read a snapshot; routes and models that this version cannot read (a reason added since) are left out.
+
+    A gateway is updated after the controller, and should not stop at the first new word.
+    """
+    try:
+        return SNAPSHOT.load(document)
+    except InternalError:
+        fields = _FIELDS.load(document)
+        routes, models = fields.pop("routes", None), fields.pop("models", None)
+        rest = SNAPSHOT.load(_ENCODER.encode(fields))
+        return replace(rest, routes=_readable(_ROUTE, routes), models=_readable(_STATUS, models))
+
+
+def _readable(form: Form[_T], items: msgspec.Raw | None) -> tuple[_T, ...]:
+    found: list[_T] = []
+    for item in _ITEMS.load(bytes(items)) if items is not None else ():
+        with contextlib.suppress(InternalError):
+            found.append(form.load(bytes(item)))
+    return tuple(found)
 
 
 def _printable(value: Any) -> Any:
