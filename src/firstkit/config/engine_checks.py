@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from firstkit.config.build import build_deployment
 from firstkit.config.catalog_sections import Deployment
-from firstkit.config.document import Path
+from firstkit.config.catalog_sections import Engine as EngineSection
+from firstkit.config.document import MapNode, Path
 from firstkit.config.drafts import Draft, DraftDeployment
-from firstkit.config.keys import section_at
 from firstkit.config.report import Report, did_you_mean
 from firstkit.config.shape import describe_unknown_key
 from firstkit.core.errors import FirstError
@@ -22,20 +22,30 @@ def check_kinds(report: Report, draft: Draft, engines: Mapping[str, Engine] | No
     if engines is None:
         return
     for name, deployment in draft.deployments.items():
-        if deployment.engine is None:
-            continue
-        adapter = engines.get(deployment.engine.kind)
         path: Path = ("deployments", name, "engine")
-        if adapter is None:
+        kind = deployment.engine.kind if deployment.engine else ""
+        adapter = engines.get(kind)
+        if kind and adapter is None:
             kinds = sorted(engines)
             report.add(
                 (*path, "kind"),
-                f"there is no engine of the kind `{deployment.engine.kind}`",
-                expected=or_list(f"`{kind}`" for kind in kinds),
-                hint=did_you_mean(deployment.engine.kind, kinds),
+                f"there is no engine of the kind `{kind}`",
+                expected=or_list(f"`{known}`" for known in kinds),
+                hint=did_you_mean(kind, kinds),
             )
-            continue
-        _check_options(report, path, deployment, adapter)
+        _check_options(report, path, [adapter] if adapter else list(engines.values()))
+
+
+def _check_options(report: Report, path: Path, adapters: list[Engine]) -> None:
+    """Report keys that none of these adapters knows; one that does not list its keys may know any."""
+    node = report.node(path)
+    options = [adapter.traits.option_names for adapter in adapters]
+    if not isinstance(node, MapNode) or not all(options):
+        return
+    known = [*EngineSection.model_fields, *sorted(frozenset[str]().union(*options))]
+    for key in node.entries:
+        if key not in known:
+            describe_unknown_key(report, (*path, key), known=known)
 
 
 def ask_engines(report: Report, draft: Draft, engines: Mapping[str, Engine] | None) -> None:
@@ -45,16 +55,6 @@ def ask_engines(report: Report, draft: Draft, engines: Mapping[str, Engine] | No
         adapter = (engines or {}).get(kind)
         if adapter is not None:
             _ask(report, ("deployments", name, "engine"), name, deployment, adapter)
-
-
-def _check_options(report: Report, path: Path, deployment: DraftDeployment, adapter: Engine) -> None:
-    names = adapter.traits.option_names
-    section = section_at(path)
-    assert section is not None  # noqa: S101 the path of every engine
-    assert deployment.engine is not None  # noqa: S101 asked by the caller
-    for key in deployment.engine.model_extra or {}:
-        if names and key not in names:
-            describe_unknown_key(report, (*path, key), known=[*section.model_fields, *sorted(names)])
 
 
 def _ask(report: Report, path: Path, name: str, deployment: DraftDeployment, adapter: Engine) -> None:

@@ -19,7 +19,7 @@ from firstkit.config.environment import VARIABLES
 from firstkit.config.path_checks import check_paths
 from firstkit.config.process_checks import check_process
 from firstkit.config.reading import decode, read_bytes, read_document
-from firstkit.config.report import Report
+from firstkit.config.report import Report, ordered
 from firstkit.config.shape import check_shape
 from firstkit.config.value_checks import check_values
 from firstkit.core.catalog import Catalog
@@ -73,6 +73,12 @@ def load(
     check_process(report, draft, data_dir=read.data_dir)
     check_paths(report, draft, disk=disk or Disk(), folder=read.folder, data_dir=read.data_dir)
     ask_engines(report, draft, engines)
+    if isinstance(source, Path) and (disk or Disk()).changed_by_others(source):
+        report.warn(
+            (),
+            f"every user of this machine can change {source}, and thereby run any command on every cluster",
+            hint=f"chmod o-w {source}",
+        )
     if file is None or report.mistakes:
         raise failure(report.mistakes)
     return Loaded(
@@ -171,8 +177,8 @@ def catalog_from_document(document: str, *, revision: int = 0) -> Catalog:
 
 def failure(findings: list[Finding] | tuple[Finding, ...]) -> ConfigError:
     """Make the one error that says everything."""
-    mistakes = [finding for finding in findings if not finding.warning]
-    return ConfigError("\n".join(str(finding) for finding in mistakes), findings=tuple(mistakes))
+    mistakes = ordered(finding for finding in findings if not finding.warning)
+    return ConfigError("\n".join(str(finding) for finding in mistakes), findings=mistakes)
 
 
 def _override(root: MapNode, environ: Mapping[str, str], given: Mapping[str, str]) -> None:

@@ -90,39 +90,10 @@ def _same(first: Listen, second: Listen) -> bool:
 def _check_store(report: Report, store: Store) -> None:
     path: Path = ("store", "url") if isinstance(report.node(("store",)), MapNode) else ("store",)
     url = store.url
-    scheme = url.partition(":")[0]
+    scheme, colon, rest = url.partition(":")
     driver = scheme.partition("+")[0]
     expected = "sqlite:///FILE or postgresql://USER@HOST/NAME"
-    if driver not in _SCHEMES or ":" not in url:
-        meant = (
-            "did you mean `postgresql`?" if driver in {"postgres", "pgsql", "pg"} else did_you_mean(driver, _SCHEMES)
-        )
-        report.add(
-            path,
-            f"`{driver}` is no database for the store" if ":" in url else "is no URL",
-            expected=expected,
-            hint=meant,
-        )
-        return
-    if driver == "sqlite":
-        if not url.startswith(f"{scheme}:///") or url.removeprefix(f"{scheme}:///") in {"", ":memory:"}:
-            report.add(path, "names no file that all processes share", expected="such as sqlite:///first.db")
-        elif scheme != "sqlite" or "?" in url:
-            report.add(path, "has more than the file's path in it", expected="such as sqlite:///first.db")
-        if store.password_file:
-            report.add(("store", "password_file"), "SQLite takes no password", expected="no such key", key=True)
-        return
-    _check_postgres(report, path, url, expected)
-
-
-def _check_postgres(report: Report, path: Path, url: str, expected: str) -> None:
-    try:
-        parts = urlsplit(url)
-        password, _ = parts.password, parts.port
-    except ValueError:
-        report.add(path, "is no URL", expected=expected)
-        return
-    if password is not None or "password" in parse_qs(parts.query):
+    if _holds_password(url):
         # The URL itself is not repeated: what is refused here may end in a log.
         report.add(
             path,
@@ -130,6 +101,40 @@ def _check_postgres(report: Report, path: Path, url: str, expected: str) -> None
             expected=expected,
             hint="put the password into a file and name it: `store: {url: …, password_file: …}`",
         )
+    if not colon or driver not in _SCHEMES:
+        postgres = driver in {"postgres", "pgsql", "pg"}
+        hint = "did you mean `postgresql`?" if postgres else did_you_mean(driver, _SCHEMES)
+        is_url = colon and rest.startswith("//")
+        report.add(
+            path, f"`{driver}` is no database for the store" if is_url else "is no URL", expected=expected, hint=hint
+        )
+        return
+    if driver == "sqlite":
+        if not url.startswith(f"{scheme}:///") or url.removeprefix(f"{scheme}:///") in {"", ":memory:"}:
+            report.add(path, "names no file that all processes share", expected="a file, such as sqlite:///first.db")
+        elif scheme != "sqlite" or "?" in url:
+            report.add(path, "has more than the file's path in it", expected="a file, such as sqlite:///first.db")
+        if store.password_file:
+            report.add(("store", "password_file"), "SQLite takes no password", expected="no such key", key=True)
+        return
+    _check_postgres(report, path, url, expected)
+
+
+def _holds_password(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.password is not None or "password" in parse_qs(parts.query)
+
+
+def _check_postgres(report: Report, path: Path, url: str, expected: str) -> None:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 asking is what raises
+    except ValueError:
+        report.add(path, "is no URL", expected=expected)
+        return
     if parts.path in {"", "/"}:
         report.add(path, "names no database", expected=expected)
 
@@ -156,7 +161,7 @@ def _check_patience(report: Report, draft: Draft) -> None:
             report.add(
                 ("gateway", "body_limits", path),
                 f"`{path}` is no path",
-                expected="such as /v1/audio/transcriptions",
+                expected="a path such as /v1/audio/transcriptions",
                 key=True,
             )
         elif limit == 0:

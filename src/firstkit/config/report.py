@@ -59,15 +59,16 @@ class Report:
     @property
     def mistakes(self) -> tuple[Finding, ...]:
         """All mistakes in the order of the file, each once."""
-        return _ordered(finding for finding in self._found if not finding.warning)
+        return ordered(finding for finding in self._found if not finding.warning)
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
         """All warnings in the order of the file, each once."""
-        return _ordered(finding for finding in self._found if finding.warning)
+        return ordered(finding for finding in self._found if finding.warning)
 
 
-def _ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Sort findings as the file runs, each once."""
     return tuple(sorted(dict.fromkeys(findings), key=lambda found: (found.line, found.column, found.path)))
 
 

@@ -245,7 +245,10 @@ def _bound(fault: Fault) -> tuple[str, str]:
 
 
 def _expected(key: Key | None) -> str:
-    return "" if key is None else f"{key.type_name}: {key.about}"
+    if key is None:
+        return ""
+    article = "" if key.type_name.startswith("`") else "an " if key.type_name[0] in "aeiou" else "a "
+    return f"{article}{key.type_name}: {key.about}"
 
 
 def _known(path: Path) -> list[str]:
@@ -261,6 +264,8 @@ def describe_unknown_key(report: Report, path: Path, *, known: list[str]) -> Non
     if not hints[0] and meant in known:
         hints = [f"did you mean `{meant}`?"]
     homes = [key for key in places_of(word) if not _same_parent(key, path)]
+    if hints[0]:
+        homes = [key for key in homes if key.path[0] == path[0]]
     if not hints[0] and not homes and meant:
         homes = [key for key in places_of(meant) if not _same_parent(key, path)]
     if homes:
@@ -270,7 +275,7 @@ def describe_unknown_key(report: Report, path: Path, *, known: list[str]) -> Non
     if not any(hints) and known:
         hints.append(f"known here: {', '.join(known)}")
     where = f"`{format_path(path[:-1])}`" if len(path) > 1 else "the file"
-    report.add(path, f"{where} has no key `{word}`", hint="; ".join(hint for hint in hints if hint), key=True)
+    report.add(path, f"{where} has no key `{word}`", hint=" ".join(hint for hint in hints if hint), key=True)
 
 
 def _home(key: Key) -> str:

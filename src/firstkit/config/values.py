@@ -164,7 +164,10 @@ def parse_listen(value: object) -> Listen:
     if isinstance(value, Listen):
         return value
     if not isinstance(value, str):
-        raise ValueError(f"{_given(value)} is no address to listen on; {_LISTEN_EXPECTED}")  # noqa: TRY004 pydantic takes this one alone
+        port = isinstance(value, int) and not isinstance(value, bool)
+        meant = f"; did you mean `127.0.0.1:{value}`?" if port else ""
+        problem = f"{_given(value)} is no address to listen on; {_LISTEN_EXPECTED}{meant}"
+        raise ValueError(problem)  # noqa: TRY004 pydantic takes this one alone
     text = value.strip()
     if text.startswith("unix:"):
         return _unix(text.removeprefix("unix:").removeprefix("//"))
@@ -173,6 +176,9 @@ def parse_listen(value: object) -> Listen:
     if "://" in text:
         raise ValueError(f"{text} is a URL; {_LISTEN_EXPECTED}")
     host, colon, port = text.rpartition(":")
+    if not colon and _HOST_NAME.fullmatch(text):
+        meant = f"127.0.0.1:{text}" if text.isdigit() else f"{text}:8000"
+        raise ValueError(f"{text!r} is no address to listen on; {_LISTEN_EXPECTED}; did you mean `{meant}`?")
     if not colon or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65535:
         raise ValueError(f"{text!r} is no address to listen on; {_LISTEN_EXPECTED}")
     if not host:
@@ -220,7 +226,7 @@ def _write_address(value: Listen | str) -> str:
 
 
 def _admin(value: object) -> Listen | str:
-    if value in {"unix", "none"}:
+    if value == "unix" or value == "none":  # noqa: PLR1714 a list is no member of a set
         return str(value)
     try:
         return parse_listen(value)

@@ -70,8 +70,12 @@ def spec_digest(deployment: Deployment, cluster: Cluster | None) -> str:
     reached, and its setup lines. Scaling, access, aliases, limits, the start timeout and what the scheduler is told of
     every job act on running instances or on the next job and replace nothing. 16 hexadecimal digits of SHA-256.
     """
-    text = json.dumps(_plain(_made_from(deployment, cluster)), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_canonical(_plain(_made_from(deployment, cluster))).encode()).hexdigest()[:16]
+
+
+def _canonical(plain: Any) -> str:
+    """Write a value so that equal texts mean equal values; true and 1 are not."""
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
 
 def _made_from(deployment: Deployment, cluster: Cluster | None) -> dict[str, Any]:
@@ -148,7 +152,7 @@ def _fields(old: Any, new: Any, path: str = "") -> Iterator[FieldChange]:
         first, second = cast("dict[str, Any]", left), cast("dict[str, Any]", right)
         for key in _names(first, second):
             yield from _fields(first.get(key), second.get(key), f"{path}.{key}" if path else key)
-    elif left != right or isinstance(left, bool) is not isinstance(right, bool):
+    elif _canonical(left) != _canonical(right):
         yield FieldChange(path=path, before=left, after=right)
 
 
