@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from math import ceil, exp
 
+from firstkit.core.topology import Heat, ModelStatus
+
 MEMORY_S = 30.0
 """How far back the drain rate looks, roughly: older turns weigh less by a factor e each such time."""
 
@@ -68,6 +70,11 @@ def retry_after_s(seconds: float) -> float:
     return float(min(max(ceil(seconds), 1), LONGEST_RETRY_S))
 
 
-def left_s(predicted_s: float | None, *, elapsed_s: float) -> float | None:
-    """Count a prediction down; 0 once it is overdue, and unknown stays unknown."""
-    return None if predicted_s is None else max(0.0, predicted_s - elapsed_s)
+def to_hot_left_s(status: ModelStatus, *, elapsed_s: float) -> float | None:
+    """Count a model's predicted time to hot down: 0 once it is overdue, and unknown stays unknown.
+
+    For a cold model nothing has begun, so its prediction stands still: it counts from whenever the start will be.
+    """
+    if status.to_hot_s is None or status.heat is Heat.COLD:
+        return status.to_hot_s
+    return max(0.0, status.to_hot_s - elapsed_s)

@@ -104,7 +104,7 @@ class Admission:
 
 
 def _rate(limit: int | None) -> Rate | None:
-    return None if limit is None else Rate(limit=limit)
+    return None if limit is None else Rate(limit=max(1, limit))  # the management API admits no less
 
 
 def _headers(what: str, rate: Rate, remaining: int, full_in_s: float) -> Headers:

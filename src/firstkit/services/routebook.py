@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from firstkit.core.estimate import left_s
+from firstkit.core.estimate import to_hot_left_s
 from firstkit.core.routing.candidates import NEVER
 from firstkit.core.topology import ModelStatus, Route, Snapshot
 from firstkit.services.leases import Lease, Leases, Slots
@@ -27,13 +27,14 @@ class Offer:
 
     def to_hot_s(self, now: float) -> float | None:
         """Count the controller's prediction down."""
-        if self.status is None:
-            return None
-        return left_s(self.status.to_hot_s, elapsed_s=now - self.told_at)
+        return None if self.status is None else to_hot_left_s(self.status, elapsed_s=now - self.told_at)
 
 
 class RouteBook:
-    """Applies snapshots. A route that a fresh snapshot omits is cut at once; a stale one cuts nothing (law 13)."""
+    """Applies snapshots. A route that a fresh snapshot omits is cut at once; a stale one cuts nothing (law 13).
+
+    The durations in a snapshot count from now: whoever read it has taken its age off them.
+    """
 
     def __init__(self, leases: Leases, bounds: Bounds) -> None:
         self.offers: dict[str, Offer] = {}
@@ -127,7 +128,7 @@ class RouteBook:
         for model in self.offers.keys() | statuses.keys():
             offer = self.offer(model)
             offer.status = statuses.get(model)
-            offer.told_at = now - snapshot.age_s
+            offer.told_at = now
             self._learn_paths(offer)
 
     def _learn_paths(self, offer: Offer) -> None:

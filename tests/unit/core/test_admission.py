@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a request is held, tried again, and what it is told of the time."""
 
+from dataclasses import replace
+
 import pytest
 
 from firstkit.core.admission import Hold, TurnAway, Why, hold, wait_bound_s
-from firstkit.core.estimate import UNKNOWN_RETRY_S, DrainRate, left_s, queue_retry_s, queue_wait_s, retry_after_s
+from firstkit.core.estimate import UNKNOWN_RETRY_S, DrainRate, queue_retry_s, queue_wait_s, retry_after_s, to_hot_left_s
 from firstkit.core.reasons import Reason
 from firstkit.core.retry import Stop, stop
 from firstkit.core.topology import Heat, ModelStatus
@@ -59,9 +61,14 @@ def test_attempts_the_body_and_the_client_must_all_be_there_for_another_try() ->
 
 
 def test_a_prediction_counts_down_to_nothing_and_unknown_stays_unknown() -> None:
-    assert left_s(30.0, elapsed_s=12.0) == 18.0
-    assert left_s(30.0, elapsed_s=31.0) == 0.0
-    assert left_s(None, elapsed_s=31.0) is None
+    loading = replace(COLD, heat=Heat.WARM, to_hot_s=30.0)
+    assert to_hot_left_s(loading, elapsed_s=12.0) == 18.0
+    assert to_hot_left_s(loading, elapsed_s=31.0) == 0.0
+    assert to_hot_left_s(replace(loading, to_hot_s=None), elapsed_s=31.0) is None
+
+
+def test_the_prediction_for_a_start_that_has_not_begun_stands_still() -> None:
+    assert to_hot_left_s(replace(COLD, to_hot_s=30.0), elapsed_s=600.0) == 30.0
 
 
 def test_retry_after_is_in_whole_seconds_and_bounded() -> None:

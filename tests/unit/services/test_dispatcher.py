@@ -367,14 +367,14 @@ def test_whoever_waits_is_told_state_reason_position_and_a_time_that_counts_down
     loading = status(
         Heat.WARM, reason=Reason.LOADING, to_hot_s=60.0, fraction=0.4, text="loading weights", clusters=("here",)
     )
-    world.tell(loading, age_s=5.0)
+    world.tell(loading, age_s=5.0)  # its durations count from now: the reader has taken the age off
     world.open()
     caller = world.open("bob")
     world.time.advance(20.0)
     assert caller.ticket is not None
     told = caller.ticket.status()
     assert (told.heat, told.reason, told.position) == (Heat.WARM, Reason.LOADING, 2)
-    assert told.to_hot_s == pytest.approx(35.0)
+    assert told.to_hot_s == pytest.approx(40.0)
     assert told.expected_s == told.to_hot_s
     assert (told.fraction, told.text, told.clusters) == (0.4, "loading weights", ("here",))
     world.time.advance(1000.0)

@@ -13,6 +13,7 @@ from firstkit.adapters.store.catalog import newest_revision
 from firstkit.adapters.store.database import Database
 from firstkit.adapters.store.records import ATTEMPT, DEMAND, PRINCIPAL, column_count, column_text, load_snapshot
 from firstkit.adapters.store.schema import api_keys, attempts, gateways, key_uses, keys_version, snapshot
+from firstkit.core.estimate import to_hot_left_s
 from firstkit.core.request import AttemptRecord
 from firstkit.core.topology import Snapshot
 from firstkit.ports.store import Demand, KeyRow, Revision
@@ -129,7 +130,7 @@ def _aged(held: Snapshot, *, since_written_s: float, age_s: float) -> Snapshot:
         replace(
             model,
             for_s=model.for_s + since_written_s,
-            to_hot_s=None if model.to_hot_s is None else max(0.0, model.to_hot_s - since_written_s),
+            to_hot_s=to_hot_left_s(model, elapsed_s=since_written_s),
         )
         for model in held.models
     )

@@ -12,10 +12,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """`limit` units in each `per_s` seconds, all of which may come at once after a pause of that length."""
+    """`limit` units (one or more) in each `per_s` seconds, which may all come at once after a pause that long."""
 
     limit: int
     per_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no rate."""
+        if self.limit < 1 or self.per_s <= 0:
+            raise ValueError("a rate allows at least one in some time")
 
     @property
     def unit_s(self) -> float:
