@@ -14,7 +14,9 @@ import anyio
 import httpx
 import pytest
 
+from firstkit.adapters.engines.registry import load_engines
 from firstkit.adapters.store import SqlStore, migrate_store, open_store
+from firstkit.apps.api.checking import checker
 from firstkit.apps.api.parts import Parts
 from firstkit.apps.api.service import Api
 from firstkit.config.loading import catalog_from_document
@@ -158,6 +160,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
                 thread=thread,
                 nudges=nudges,
                 read_catalog=catalog_from_document,
+                check=checker(data_dir=tmp_path, engines=load_engines()),
                 monotonic=time.monotonic,
                 poll_s=0.05,
             )

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from firstkit.core.catalog import Catalog
+from firstkit.core.findings import Finding
 from firstkit.ports.store import Store
 from firstkit.services.store_thread import StoreThread
 
@@ -38,14 +39,29 @@ class Reader(Protocol):
     def __call__(self, document: str, *, revision: int) -> Catalog: ...
 
 
+class Checked(Protocol):
+    """A document without mistakes."""
+
+    @property
+    def document(self) -> str: ...
+    @property
+    def catalog(self) -> Catalog: ...
+    @property
+    def warnings(self) -> tuple[Finding, ...]: ...
+    def settings_against(self, old: Any) -> list[str]:
+        """Say which process settings differ from those of another checked document."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What `Api` is given. `monotonic` is seconds of this process."""
+    """What `Api` is given. `check` reads a document under a name with all its mistakes (ConfigError)."""
 
     store: Store
     thread: StoreThread
     nudges: Nudges
     read_catalog: Reader
+    check: Callable[[str, str], Checked]
     monotonic: Callable[[], float]
     poll_s: float = 1.0
     hold_limit_s: float = 25.0

@@ -15,9 +15,11 @@ import anyio
 import uvicorn
 from anyio.abc import TaskStatus
 
+from firstkit.adapters.engines.registry import load_engines
 from firstkit.adapters.store import open_store
 from firstkit.adapters.store.nudge import Nudge, open_nudge
 from firstkit.adapters.telemetry.journal import Journal, start_logging
+from firstkit.apps.api.checking import checker
 from firstkit.apps.api.parts import Parts
 from firstkit.apps.api.service import Api
 from firstkit.config.environment import read_environment
@@ -112,7 +114,14 @@ async def _serve(
     task_status: TaskStatus[None],
 ) -> None:
     api = Api(
-        Parts(store=store, thread=thread, nudges=nudge, read_catalog=catalog_from_document, monotonic=time.monotonic)
+        Parts(
+            store=store,
+            thread=thread,
+            nudges=nudge,
+            read_catalog=catalog_from_document,
+            check=checker(data_dir=path.parent.parent, engines=load_engines()),
+            monotonic=time.monotonic,
+        )
     )
     config = uvicorn.Config(
         api.app,
@@ -136,7 +145,7 @@ async def _serve(
                 server.should_exit = True
 
             await tasks.start(api.run)
-            nudge.listen(("snapshot", "catalog", "desired"), api.nudged)
+            nudge.listen(("snapshot", "catalog", "desired", "report"), api.nudged)
             tasks.start_soon(end)
             task_status.started()
             await server.serve(sockets=[sock])

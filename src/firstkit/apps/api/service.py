@@ -7,15 +7,23 @@ from typing import Any
 
 import anyio
 from anyio.abc import TaskStatus
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
 
 from firstkit import __version__
 from firstkit.apps.api.answers import install_answers
+from firstkit.apps.api.asking import asking_router
 from firstkit.apps.api.control import control_router
 from firstkit.apps.api.desired_feed import DesiredFeed
+from firstkit.apps.api.keys import keys_router
+from firstkit.apps.api.listings import listings_router
 from firstkit.apps.api.memory import Memory
 from firstkit.apps.api.models import models_router
+from firstkit.apps.api.overrides import overrides_router
+from firstkit.apps.api.pages import pages_router
 from firstkit.apps.api.parts import Parts, StoreCalls
+from firstkit.apps.api.revisions import revisions_router
+from firstkit.apps.api.watching import Watch, watching_router
 
 _ABOUT = """
 Management of one firstkit installation: models, clusters, instances, jobs, keys, usage. Inference itself is at `/v1`.
@@ -24,6 +32,9 @@ Send an API key as `Authorization: Bearer fk-…`. Routes marked *operator* want
 listener.
 Every error has the body `{"error": {"message", "type", "code", "param"}}`.
 """
+
+_BEARER = HTTPBearer(auto_error=False, scheme_name="API key", description="fk-…")
+"""For the description alone: the gateway has checked the key and hands on who it belongs to."""
 
 
 class Api:
@@ -36,7 +47,7 @@ class Api:
             self.store, read_catalog=parts.read_catalog, monotonic=parts.monotonic, poll_s=parts.poll_s
         )
         self.feed = DesiredFeed(self.store, poll_s=parts.poll_s)
-        self.closing = anyio.Event()
+        self.watch = Watch(self.store, self.memory, poll_s=parts.poll_s)
         self.app = self._app()
 
     def _app(self) -> FastAPI:
@@ -54,10 +65,19 @@ class Api:
         async def healthz() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
             return {"status": "ok", "store": "away" if self.memory.away else "ok"}
 
-        app.include_router(models_router(self.memory))
-        app.include_router(
-            control_router(self.store, self.feed, self._parts.nudges, hold_limit_s=self._parts.hold_limit_s)
-        )
+        store, memory, nudges = self.store, self.memory, self._parts.nudges
+        for router in (
+            models_router(memory),
+            listings_router(store, memory, self.feed),
+            asking_router(store, memory),
+            watching_router(self.watch),
+            keys_router(store, memory, nudges),
+            revisions_router(store, memory, nudges, check=self._parts.check),
+            overrides_router(store, memory, nudges),
+        ):
+            app.include_router(router, dependencies=[Depends(_BEARER)])
+        app.include_router(pages_router())
+        app.include_router(control_router(store, self.feed, nudges, hold_limit_s=self._parts.hold_limit_s))
         return app
 
     def nudged(self, topic: str) -> None:
@@ -66,11 +86,13 @@ class Api:
             self.memory.nudge()
         if topic in {"snapshot", "desired"}:
             self.feed.nudge()
+        if topic in {"snapshot", "report"}:
+            self.watch.nudge()
 
     def close(self) -> None:
         """Let go of everything that is held, so that the server can end."""
-        self.closing.set()
         self.feed.close()
+        self.watch.close()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep fresh for ever; started once the first look is over, whether or not the store answered."""
@@ -78,4 +100,5 @@ class Api:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.memory.run)
             tasks.start_soon(self.feed.run)
+            tasks.start_soon(self.watch.run)
             task_status.started()

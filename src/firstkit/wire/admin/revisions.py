@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from firstkit.core.catalog_diff import Change, sentence
 from firstkit.core.findings import Finding
 from firstkit.ports.store import Override, Revision
 from firstkit.wire.admin.shape import Sent, Shape, moment
@@ -62,12 +63,23 @@ class RevisionView(Shape):
 
 
 class ChangeView(Shape):
-    """One difference between two catalogs and what it leads to."""
+    """One difference between two catalogs, and whether running instances are replaced for it."""
 
     kind: str
     name: str
     change: str
-    effect: str
+    replaces: bool
+    text: str
+
+    @staticmethod
+    def of(change: Change) -> ChangeView:
+        return ChangeView(
+            kind=change.kind,
+            name=change.name,
+            change=change.what,
+            replaces=change.replaces,
+            text=sentence(change),
+        )
 
 
 class OverrideView(Shape):
@@ -95,11 +107,15 @@ class OverrideView(Shape):
 
 
 class Applied(Shape):
-    """What an apply did. `changed` False: that very document was applied already."""
+    """What an apply did. `changed` False: that very document is the current one.
+
+    `settings` are process settings that differ; they are each process's own to read (SIGHUP, or a start anew).
+    """
 
     revision: RevisionView
     changed: bool
     changes: list[ChangeView]
+    settings: list[str]
     warnings: list[FindingView]
 
 
@@ -108,6 +124,7 @@ class Difference(Shape):
 
     against: int
     changes: list[ChangeView]
+    settings: list[str]
     warnings: list[FindingView]
     overrides: list[OverrideView]
 

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One look at everything that runs: jobs, instances, overrides and gateways at one moment of the store's clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from firstkit.apps.api.callers import Caller
+from firstkit.apps.api.memory import Known
+from firstkit.core.instance.record import Instance
+from firstkit.core.job.record import Job
+from firstkit.ports.store import GatewayRow, Override, Store
+from firstkit.wire.admin.fleet import ClusterView, DeploymentView, InstanceView, JobView
+
+GATEWAY_SILENT_S = 15.0
+"""A gateway writes once a second; one that has been silent for so long is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """What one look found; `now` is the store's clock."""
+
+    now: float
+    jobs: list[Job]
+    instances: list[Instance]
+    overrides: list[Override]
+    gateways: list[GatewayRow]
+
+    def in_flight(self, instance: str) -> int:
+        """Count the requests that all gateways have sent to an instance."""
+        return sum(demand.in_flight.get(instance, 0) for row in self.gateways for demand in row.demand)
+
+    def instance_views(self, known: Known, caller: Caller) -> list[InstanceView]:
+        """List what the caller may see, newest last."""
+        models = known.catalog.models
+        seen = [
+            item
+            for item in self.instances
+            if caller.operator or ((model := models.get(item.model)) is not None and caller.may_use(model))
+        ]
+        return [
+            InstanceView.of(item, now=self.now, in_flight=self.in_flight(item.id), operator=caller.operator)
+            for item in sorted(seen, key=lambda item: (item.created_at, item.id))
+        ]
+
+    def job_views(self) -> list[JobView]:
+        """List jobs, newest last."""
+        return [JobView.of(job, now=self.now) for job in sorted(self.jobs, key=lambda job: (job.created_at, job.id))]
+
+    def cluster_views(self, known: Known, caller: Caller) -> list[ClusterView]:
+        """List the clusters that serve something the caller may use; operators see all."""
+        views: list[ClusterView] = []
+        for cluster in known.catalog.clusters.values():
+            served = [item.model for item in known.catalog.deployments.values() if item.cluster == cluster.name]
+            names = list(dict.fromkeys(name for name in served if caller.may_use(known.catalog.models[name])))
+            if not names and not caller.operator:
+                continue
+            stop = next((item for item in self.overrides if (item.kind, item.subject) == ("stop", cluster.name)), None)
+            views.append(
+                ClusterView.of(
+                    cluster,
+                    models=names,
+                    stop=stop,
+                    instances=self.instances,
+                    jobs=self.jobs,
+                    operator=caller.operator,
+                )
+            )
+        return views
+
+    def deployment_views(self, known: Known) -> list[DeploymentView]:
+        """List deployments in the catalog's order."""
+        return [
+            DeploymentView.of(item, overrides=self.overrides, instances=self.instances)
+            for item in known.catalog.deployments.values()
+        ]
+
+
+def read_fleet(store: Store, *, ended_within_s: float | None = None) -> Fleet:
+    """Look; with `ended_within_s`, jobs and instances that ended of late are in it too."""
+    now = store.now()
+    since = None if ended_within_s is None else now - ended_within_s
+    return Fleet(
+        now=now,
+        jobs=store.jobs(ended_since=since),
+        instances=store.instances(ended_since=since),
+        overrides=store.overrides(),
+        gateways=store.gateways(within_s=GATEWAY_SILENT_S),
+    )
