@@ -12,6 +12,11 @@ from firstkit.core.principal import Principal, RateLimits
 
 Headers = tuple[tuple[str, str], ...]
 
+_NAMES = {
+    what: (f"x-ratelimit-limit-{what}", f"x-ratelimit-remaining-{what}", f"x-ratelimit-reset-{what}")
+    for what in ("requests", "tokens")
+}
+
 SUBJECTS_MOST = 100_000
 """How many principals with limits are remembered; beyond, the one not seen longest is forgotten."""
 
@@ -108,11 +113,8 @@ def _rate(limit: int | None) -> Rate | None:
 
 
 def _headers(what: str, rate: Rate, remaining: int, full_in_s: float) -> Headers:
-    return (
-        (f"x-ratelimit-limit-{what}", str(rate.limit)),
-        (f"x-ratelimit-remaining-{what}", str(remaining)),
-        (f"x-ratelimit-reset-{what}", f"{max(0.0, full_in_s):.3f}s"),
-    )
+    limit, left, reset = _NAMES[what]
+    return (limit, str(rate.limit)), (left, str(remaining)), (reset, f"{max(0.0, full_in_s):.3f}s")
 
 
 def _limited(what: str, rate: Rate, wait_s: float, headers: Headers) -> Limited:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from firstkit.core.admission import outlook
 from firstkit.core.errors import FirstError
 from firstkit.core.request import RequestClass
-from firstkit.core.routing.candidates import NONE, Want
+from firstkit.core.routing.candidates import NONE, Lane, Want
 from firstkit.core.routing.decision import Choice, choose, words
 from firstkit.services import refusals
 from firstkit.services.leases import Lease, Leases, Slots
@@ -63,12 +63,19 @@ class Turns:
             elif choice.failed and not choice.busy:
                 self.refuse(offer, ticket, refusals.nowhere_left(ticket.facts, ticket.attempt))
         for kind in RequestClass.INTERACTIVE, RequestClass.BATCH:
-            while free := [lane for lane in room.lanes(kind) if self.choose(offer, lane, now).chosen is not None]:
+            while free := self._free(offer, room.lanes(kind), now):
                 ticket = room.take(kind, free, now=now)
-                choice = self.choose(offer, ticket.lane, now)
-                if choice.chosen is None:
-                    raise AssertionError("a lane with a free place has none")
-                self._grant(ticket, choice, choice.chosen, now)
+                choice, slots = free[ticket.lane]
+                self._grant(ticket, choice, slots, now)
+
+    def _free(self, offer: Offer, lanes: Collection[Lane], now: float) -> dict[Lane, tuple[Choice[Slots], Slots]]:
+        """Find the lanes for which there is a place, and which one."""
+        free: dict[Lane, tuple[Choice[Slots], Slots]] = {}
+        for lane in lanes:
+            choice = self.choose(offer, lane, now)
+            if choice.chosen is not None:
+                free[lane] = choice, choice.chosen
+        return free
 
     def send_away(self, offer: Offer, now: float) -> None:
         """Refuse whoever waits for a model whose starts are held and has no instance that is merely busy."""

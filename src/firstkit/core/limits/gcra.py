@@ -7,7 +7,8 @@ has to be refilled, and what lies in the past may be forgotten.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,20 +17,17 @@ class Rate:
 
     limit: int
     per_s: float = 60.0
+    unit_s: float = field(init=False)
+    """Seconds in which one unit comes back."""
 
     def __post_init__(self) -> None:
         """Refuse what is no rate."""
         if self.limit < 1 or self.per_s <= 0:
             raise ValueError("a rate allows at least one in some time")
-
-    @property
-    def unit_s(self) -> float:
-        """Seconds in which one unit comes back."""
-        return self.per_s / self.limit
+        object.__setattr__(self, "unit_s", self.per_s / self.limit)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(NamedTuple):
     """`full_at` is the number to be kept; `remaining` units could be spent at once; `wait_s` is 0 when allowed."""
 
     allowed: bool
@@ -49,17 +47,15 @@ def check(rate: Rate, full_at: float, *, now: float, cost: int = 1) -> Verdict:
     start = max(full_at, now)
     ahead = min(cost, rate.limit) * unit_s
     wait_s = start + ahead - rate.per_s - now
-    if wait_s > 1e-9 * rate.per_s:
-        return _verdict(rate, start, now, allowed=False, wait_s=wait_s)
-    return _verdict(rate, start + cost * unit_s, now, allowed=True, wait_s=0.0)
+    allowed = wait_s <= 1e-9 * rate.per_s
+    if allowed:
+        start += cost * unit_s
+        wait_s = 0.0
+    full_in_s = start - now
+    remaining = max(0, int((rate.per_s - full_in_s) / unit_s + 1e-6))
+    return Verdict(allowed, start, remaining, wait_s, full_in_s)
 
 
 def charge(rate: Rate, full_at: float, *, now: float, cost: int) -> float:
     """Spend what has already been used, into debt if need be (tokens are known only afterwards)."""
     return max(full_at, now) + cost * rate.unit_s
-
-
-def _verdict(rate: Rate, full_at: float, now: float, *, allowed: bool, wait_s: float) -> Verdict:
-    full_in_s = full_at - now
-    remaining = max(0, int((rate.per_s - full_in_s) / rate.unit_s + 1e-6))
-    return Verdict(allowed=allowed, full_at=full_at, remaining=remaining, wait_s=wait_s, full_in_s=full_in_s)
