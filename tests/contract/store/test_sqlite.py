@@ -155,3 +155,18 @@ def test_one_call_is_one_short_transaction(alone: SqlStore, folder: Path) -> Non
     other = sqlite3.connect(folder / "first.db", isolation_level=None, timeout=0)
     other.execute("BEGIN EXCLUSIVE")  # would fail if the store still held anything
     other.close()
+
+
+def test_beside_sqlite_no_process_loads_the_driver_of_postgres() -> None:
+    program = (
+        "import sys, pathlib, tempfile\n"
+        "from firstkit.adapters.store import migrate_store, nudge, open_store\n"
+        "from firstkit.core.settings import StoreSettings\n"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        "    settings = StoreSettings(url='sqlite:///first.db')\n"
+        "    migrate_store(settings, folder=pathlib.Path(folder))\n"
+        "    open_store(settings, folder=pathlib.Path(folder)).close()\n"
+        "print('psycopg' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

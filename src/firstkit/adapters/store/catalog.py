@@ -12,10 +12,12 @@ from firstkit.adapters.store.records import NUMBERS
 from firstkit.adapters.store.schema import installation, overrides, revisions
 from firstkit.ports.store import Override, Revision
 
+_NEWEST = select(revisions).order_by(revisions.c.number.desc()).limit(1)  # built once: asked every second
+
 
 def newest_revision(connection: Connection) -> Revision | None:
     """Read the revision that holds."""
-    row = connection.execute(select(revisions).order_by(revisions.c.number.desc()).limit(1)).mappings().first()
+    row = connection.execute(_NEWEST).mappings().first()
     return _revision(row) if row is not None else None
 
 

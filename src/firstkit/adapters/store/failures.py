@@ -5,19 +5,22 @@ from __future__ import annotations
 
 import sqlite3
 
-import psycopg.errors
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from firstkit.core.errors import FirstError, InternalError, SiteError
 from firstkit.ports.store import StoreUnavailable
 
-_GIVEN_UP = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
+# https://www.postgresql.org/docs/current/errcodes-appendix.html; by number, so that SQLite alone imports no psycopg
+_GIVEN_UP = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
+_TOO_LATE = frozenset({"57014", "55P03"})  # query_canceled, lock_not_available
+_NO_RIGHT = frozenset({"42501", "25006"})  # insufficient_privilege, read_only_sql_transaction
+_FULL = "53100"  # disk_full
 
 
 def may_run_again(error: SQLAlchemyError) -> bool:
     """Tell whether a transaction that had not begun to commit surely did nothing and may do better at once."""
-    return isinstance(error, DBAPIError) and (error.connection_invalidated or isinstance(error.orig, _GIVEN_UP))
+    return isinstance(error, DBAPIError) and (error.connection_invalidated or _sqlstate(error) in _GIVEN_UP)
 
 
 def translated(error: SQLAlchemyError, where: str) -> FirstError:
@@ -26,12 +29,13 @@ def translated(error: SQLAlchemyError, where: str) -> FirstError:
         return StoreUnavailable(f"the store {where} is busy: no connection became free in time", code="store_busy")
     if not isinstance(error, DBAPIError):
         return InternalError(f"the store was asked wrongly: {type(error).__name__}", code="store_failed")
-    cause = error.orig
-    if isinstance(cause, sqlite3.Error):
-        return _of_sqlite(cause, where)
-    if isinstance(cause, psycopg.Error):
-        return _of_postgres(cause, where, lost=error.connection_invalidated)
-    return InternalError(f"the store failed: {type(cause).__name__}", code="store_failed")
+    if isinstance(error.orig, sqlite3.Error):
+        return _of_sqlite(error.orig, where)
+    return _of_postgres(error, where)
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")
 
 
 def _of_sqlite(cause: sqlite3.Error, where: str) -> FirstError:
@@ -62,16 +66,17 @@ def _of_sqlite(cause: sqlite3.Error, where: str) -> FirstError:
             return InternalError(f"the store {where} refused a statement: {cause}", code="store_failed")
 
 
-def _of_postgres(cause: psycopg.Error, where: str, *, lost: bool) -> FirstError:
-    first_line = str(cause).strip().split("\n", 1)[0]
-    if isinstance(cause, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
+def _of_postgres(error: DBAPIError, where: str) -> FirstError:
+    first_line = str(error.orig).strip().split("\n", 1)[0]
+    state = _sqlstate(error)
+    if state in _TOO_LATE:
         return StoreUnavailable(f"the store {where} did not answer in time ({first_line})")
-    if isinstance(cause, psycopg.errors.InsufficientPrivilege | psycopg.errors.ReadOnlySqlTransaction):
+    if state in _NO_RIGHT:
         return StoreUnavailable(
             f"the store {where} may not be written by this user ({first_line})", code="store_not_writable"
         )
-    if isinstance(cause, psycopg.errors.DiskFull):
+    if state == _FULL:
         return StoreUnavailable(f"the disk of the store {where} is full; free some space", code="store_full")
-    if lost or isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
+    if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError):
         return StoreUnavailable(f"the store {where} cannot be reached ({first_line})")
-    return InternalError(f"the store {where} refused a statement: {type(cause).__name__}", code="store_failed")
+    return InternalError(f"the store {where} refused a statement: {type(error.orig).__name__}", code="store_failed")

@@ -11,26 +11,19 @@ import contextlib
 import os
 import re
 import secrets
-import selectors
 import socket
-import threading
 from collections.abc import AsyncGenerator, Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import anyio
 import anyio.to_thread
-import psycopg
-from sqlalchemy.exc import SQLAlchemyError
 
-from firstkit.adapters.store.database import CONNECT_WAIT_S, Database, connect
-from firstkit.core.errors import FirstError
+from firstkit.adapters.store.database import connect
 from firstkit.core.settings import StoreSettings
 
 TOPIC = re.compile(r"[a-z]{1,20}")
 FOLDER = Path("run") / "nudges"
-_CHANNEL = "firstkit"
-_RETRY_FIRST_S, _RETRY_MAX_S = 0.1, 15.0
 
 Callback = Callable[[str], None]
 
@@ -60,6 +53,9 @@ async def open_nudge(settings: StoreSettings, *, folder: Path) -> AsyncGenerator
         finally:
             datagrams.close()
         return
+    # psycopg takes 10 MB, which a process beside SQLite need not spend.
+    from firstkit.adapters.store.notify import NotifyNudge  # noqa: PLC0415
+
     notify = NotifyNudge(connect(settings.url, folder=folder, password_file=settings.password_file))
     try:
         yield notify
@@ -103,7 +99,7 @@ class DatagramNudge:
             return
 
     def listen(self, topics: Iterable[str], callback: Callback) -> None:
-        wanted = _checked(topics)
+        wanted = checked_topics(topics)
         loop = asyncio.get_running_loop()
         name = f"{'+'.join(sorted(wanted))}.{os.getpid()}.{secrets.token_hex(4)}"
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -139,115 +135,12 @@ def _drain(listener: socket.socket, wanted: frozenset[str], callback: Callback) 
             callback(topic)
 
 
-def _checked(topics: Iterable[str]) -> frozenset[str]:
+def checked_topics(topics: Iterable[str]) -> frozenset[str]:
+    """Return the topics as a set; ValueError for what is no topic."""
     wanted = frozenset(topics)
     if not wanted or not all(TOPIC.fullmatch(topic) for topic in wanted):
         raise ValueError(f"a topic is a short lower-case word: {sorted(wanted)}")
     return wanted
 
 
-# ---------------------------------------------------------------------------------------------------------- NOTIFY
-
-
-class NotifyNudge:
-    """LISTEN and NOTIFY on a connection and in a thread of their own, made anew whenever it is lost."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._pending: set[str] = set()
-        self._listening: list[tuple[asyncio.AbstractEventLoop, frozenset[str], Callback]] = []
-        self._lock = threading.Lock()
-        self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="nudge", daemon=True)
-        self._thread.start()
-
-    def send(self, topic: str) -> None:
-        with self._lock:
-            if self._ended.is_set():
-                return
-            self._pending.add(topic)
-            os.eventfd_write(self._woken, 1)
-
-    def listen(self, topics: Iterable[str], callback: Callback) -> None:
-        wanted = _checked(topics)
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            self._listening.append((loop, wanted, callback))
-            os.eventfd_write(self._woken, 1)
-
-    def stop(self) -> None:
-        """Tell the thread to end; nothing is called back from now on."""
-        with self._lock:
-            self._ended.set()
-            self._listening.clear()
-            os.eventfd_write(self._woken, 1)
-
-    def close(self) -> None:
-        """Wait for the thread, a connection attempt's deadline at most, and close its connection."""
-        self._thread.join(2 * CONNECT_WAIT_S)
-        self._database.close()
-        if not self._thread.is_alive():
-            os.close(self._woken)
-
-    def _run(self) -> None:
-        pause_s = _RETRY_FIRST_S
-        while not self._ended.is_set():
-            try:
-                with self._database.engine.connect() as connection:
-                    connection.execution_options(isolation_level="AUTOCOMMIT")
-                    driver: Any = connection.connection.driver_connection
-                    pause_s = _RETRY_FIRST_S
-                    try:
-                        self._serve(driver)
-                    finally:
-                        connection.invalidate()  # it listens, or is lost: nobody else should get it
-            except (SQLAlchemyError, psycopg.Error, OSError, FirstError):
-                self._ended.wait(pause_s)
-                pause_s = min(2 * pause_s, _RETRY_MAX_S)
-
-    def _serve(self, connection: psycopg.Connection[Any]) -> None:
-        """Send and receive until the connection is lost (raises) or the end has been told."""
-        heard: set[str] = set()
-        connection.add_notify_handler(lambda notify: heard.add(notify.payload))
-        listens = False
-        with selectors.DefaultSelector() as waiting:
-            waiting.register(self._woken, selectors.EVENT_READ)
-            waiting.register(connection.fileno(), selectors.EVENT_READ)
-            while not self._ended.is_set():
-                if self._listening and not listens:
-                    connection.execute(f"LISTEN {_CHANNEL}".encode())
-                    listens = True
-                    heard |= {topic for _, topics, _ in self._listening for topic in topics}  # sent while we were away
-                self._send_pending(connection)
-                self._tell(heard)
-                waiting.select()
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._woken)
-                connection.pgconn.consume_input()
-                while (notify := connection.pgconn.notifies()) is not None:
-                    heard.add(notify.extra.decode(errors="replace"))
-
-    def _send_pending(self, connection: psycopg.Connection[Any]) -> None:
-        with self._lock:
-            pending, self._pending = self._pending, set()
-        try:
-            for topic in sorted(pending):
-                connection.execute("SELECT pg_notify(%s, %s)", [_CHANNEL, topic])
-        except psycopg.Error:
-            with self._lock:
-                self._pending |= pending
-            raise
-
-    def _tell(self, heard: set[str]) -> None:
-        with self._lock:
-            listening = list(self._listening)
-        for topic in sorted(heard):
-            for loop, wanted, callback in listening:
-                if topic in wanted:
-                    with contextlib.suppress(RuntimeError):  # its loop has ended
-                        loop.call_soon_threadsafe(callback, topic)
-        heard.clear()
-
-
-__all__ = ["DatagramNudge", "NotifyNudge", "Nudge", "open_nudge"]
+__all__ = ["DatagramNudge", "Nudge", "open_nudge"]
