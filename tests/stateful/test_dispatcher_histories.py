@@ -293,6 +293,8 @@ class History:
         assert self.dispatcher.waiting == len(self.waiting)
         for slots in self.dispatcher._leases:
             assert slots.in_flight == self.in_flight[slots.route.instance] == len(slots.leases) >= 0
+            assert 0 <= slots.trials <= slots.in_flight
+            assert slots.health is not SOUND or not slots.trials
         reported = {name: count for row in self.dispatcher.demand() for name, count in row.in_flight.items()}
         assert reported == {name: count for name, count in self.in_flight.items() if count}
         assert not self.dispatcher._turns._outbox

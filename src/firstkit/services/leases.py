@@ -23,10 +23,11 @@ class Slots:
 
     `ends_at` is the route's absolute end on the monotonic clock. `listed` tells whether the snapshot has the route: one
     that is gone stays here until its last lease is back. `recoveries` counts how often it came back after a failure, so
-    that a request may be sent again to an instance that has recovered since.
+    that a request may be sent again to an instance that has recovered since. `trials` counts the requests in flight that
+    were sent there since it failed: what runs there from before tells nothing of whether it takes new ones.
     """
 
-    __slots__ = ("ends_at", "health", "in_flight", "leases", "listed", "recoveries", "route", "wake")
+    __slots__ = ("ends_at", "health", "in_flight", "leases", "listed", "recoveries", "route", "trials", "wake")
 
     def __init__(self, route: Route, *, ends_at: float = NEVER) -> None:
         self.route = route
@@ -34,6 +35,7 @@ class Slots:
         self.in_flight = 0
         self.health: Health = SOUND
         self.recoveries = 0
+        self.trials = 0
         self.leases: set[Lease] = set()
         self.listed = True
         self.wake: Cancel | None = None
@@ -45,19 +47,24 @@ class Slots:
             return False
         if health is SOUND:
             self.recoveries += 1
+            self.trials = 0
         self.health = health
         return True
 
 
 class Lease:
-    """One request's place at an instance. Whoever is granted it releases it: on success, error and cancel alike."""
+    """One request's place at an instance. Whoever is granted it releases it: on success, error and cancel alike.
 
-    __slots__ = ("_leases", "_slots", "route")
+    `trial` is set when the instance had failed and not answered since: to the number of its recoveries until then.
+    """
+
+    __slots__ = ("_leases", "_slots", "route", "trial")
 
     def __init__(self, leases: Leases, slots: Slots) -> None:
         self._leases: Leases | None = leases
         self._slots = slots
         self.route = slots.route
+        self.trial: int | None = None
 
     @property
     def released(self) -> bool:
@@ -103,6 +110,9 @@ class Leases:
         slots.in_flight += 1
         self.in_flight += 1
         slots.leases.add(lease)
+        if slots.health is not SOUND:
+            lease.trial = slots.recoveries
+            slots.trials += 1
         return lease
 
     def give_back(self, lease: Lease, slots: Slots) -> None:
@@ -110,6 +120,8 @@ class Leases:
         slots.in_flight -= 1
         self.in_flight -= 1
         slots.leases.discard(lease)
+        if lease.trial == slots.recoveries:
+            slots.trials -= 1
         if not slots.in_flight and not slots.listed:
             self.retire(slots)
         self._freed(slots)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import deque
 from collections.abc import Callable, Collection
 
@@ -53,16 +54,16 @@ class Turns:
         return Grant(route=slots.route, lease=lease, decision=decision, attempt=attempt)
 
     def serve(self, offer: Offer, now: float) -> None:
-        """Grant places until none is free for anybody who waits: the returned, then the interactive, then batch."""
+        """Grant places until none is free for anybody who waits: interactive before batch, the returned first."""
         room = offer.room
-        for ticket in list(room.front):
-            choice = self.choose_for(offer, ticket, now)
-            if choice.chosen is not None:
-                room.take_returned(ticket, now=now)
-                self._grant(ticket, choice, choice.chosen, now)
-            elif choice.failed and not choice.busy:
-                self.refuse(offer, ticket, refusals.nowhere_left(ticket.facts, ticket.attempt))
         for kind in RequestClass.INTERACTIVE, RequestClass.BATCH:
+            for ticket in [ticket for ticket in room.front if ticket.lane.request_class is kind]:
+                choice = self.choose_for(offer, ticket, now)
+                if choice.chosen is not None:
+                    room.take_returned(ticket, now=now)
+                    self._grant(ticket, choice, choice.chosen, now)
+                elif choice.failed and not choice.busy:
+                    self.refuse(offer, ticket, refusals.nowhere_left(ticket.facts, ticket.attempt))
             while free := self._free(offer, room.lanes(kind), now):
                 ticket = room.take(kind, free, now=now)
                 choice, slots = free[ticket.lane]
@@ -120,8 +121,8 @@ class Turns:
                 message = self._outbox.popleft()
                 try:
                     message()
-                except Exception:  # one broken waiter must not keep the others from theirs
-                    log.exception("waiter_failed")
+                except Exception as error:  # noqa: BLE001 one broken waiter must not keep the others from theirs
+                    _tell_of(error)
         finally:
             self._telling = False
 
@@ -154,3 +155,10 @@ def _stop_timer(ticket: Ticket) -> None:
     if ticket.timer is not None:
         ticket.timer.cancel()
         ticket.timer = None
+
+
+def _tell_of(error: Exception) -> None:
+    """Log where a waiter broke, without the error's own words: they might hold what a client sent (law 10)."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "nowhere"
+    log.error("waiter_failed error=%s at=%s", type(error).__name__, where)

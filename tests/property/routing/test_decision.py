@@ -25,6 +25,7 @@ class Standing:
     in_flight: int
     ends_at: float
     health: Health
+    trials: int
 
 
 healths = st.sampled_from(
@@ -53,6 +54,7 @@ def standings(draw: st.DrawFn) -> list[Standing]:
             in_flight=draw(st.integers(0, 4)),
             ends_at=draw(st.sampled_from([NEVER, NOW, NOW + 1.0])),
             health=draw(healths),
+            trials=draw(st.integers(0, 1)),
         )
         for number in range(count)
     ]
@@ -80,7 +82,7 @@ def has_room(it: Standing, want: Lane) -> bool:
 
 def sound(it: Standing) -> bool:
     on_trial = it.health is not SOUND and it.health.until <= NOW
-    return contact(it.health, now=NOW) is Contact.ALIVE and not (on_trial and it.in_flight)
+    return contact(it.health, now=NOW) is Contact.ALIVE and not (on_trial and it.trials)
 
 
 @given(standings(), wants, failures, st.floats(0.0, 1.0, exclude_max=True))

@@ -252,13 +252,14 @@ def test_a_waiter_that_breaks_keeps_nobody_else_from_its_turn(
     broken, other = world.open(), world.open()
 
     def explode(_grant: object) -> None:
-        raise RuntimeError("its connection is gone")
+        raise RuntimeError("what the client sent")
 
     broken.granted = explode  # type: ignore[method-assign]
     running.done()
     assert other.instance == "i-a"
     assert world.dispatcher.in_flight == 1
-    assert "waiter_failed" in caplog.text
+    assert "waiter_failed error=RuntimeError" in caplog.text
+    assert "what the client sent" not in caplog.text
 
 
 def test_a_thousand_waiters_that_give_up_their_place_as_they_get_it_do_not_grow_the_stack(
@@ -315,6 +316,20 @@ def test_batch_waits_while_an_interactive_request_does(world: DispatcherWorld) -
     assert batch.waits
     interactive.done()
     assert batch.instance == "i-a"
+
+
+def test_a_batch_request_that_comes_back_does_not_pass_an_interactive_one(world: DispatcherWorld) -> None:
+    world.tell(route("i-a", cap=1), route("i-b", cap=1))
+    batch, other = world.open("worker", batch=True), world.open()
+    interactive = world.open("bob")
+    world.dispatcher.failed(batch.instance, Failure.REFUSED)
+    batch.done()
+    retry = world.again(batch, batch.instance)
+    other.done()
+    assert retry.waits
+    assert interactive.instance == other.instance
+    interactive.done()
+    assert retry.instance == other.instance
 
 
 def test_batch_leaves_its_share_of_every_cap_free() -> None:
@@ -699,6 +714,19 @@ def test_a_lost_instance_is_tried_by_one_request_at_a_time_until_it_answers(worl
     world.dispatcher.failed("i-a", Failure.OK)
     assert [caller.waits for caller in waiting] == [False, False, False]
     assert not waiting[0].grant.lease.unproven
+
+
+def test_a_lost_instance_is_tried_though_old_answers_still_come_from_it(world: DispatcherWorld) -> None:
+    world.tell(route("i-a", cap=9))
+    old = world.open()
+    world.dispatcher.failed("i-a", Failure.REFUSED)
+    waiting = [world.open(), world.open()]
+    world.time.advance(1.0)
+    assert [caller.waits for caller in waiting] == [False, True]
+    old.done()
+    assert waiting[1].waits, "the trial is still on"
+    waiting[0].done()
+    assert not waiting[1].waits, "it told nothing: the next one tries"
 
 
 def test_an_instance_that_stays_lost_is_tried_ever_more_rarely(world: DispatcherWorld) -> None:

@@ -39,7 +39,10 @@ class Lane(NamedTuple):
 
 
 class Standing(Protocol):
-    """How one route stands at this gateway. `ends_at` is on the caller's monotonic clock, NEVER for no end."""
+    """How one route stands at this gateway. `ends_at` is on the caller's monotonic clock, NEVER for no end.
+
+    `trials` counts the requests in flight that were sent there since it failed (0 for a sound one).
+    """
 
     @property
     def route(self) -> Route: ...
@@ -49,6 +52,8 @@ class Standing(Protocol):
     def ends_at(self) -> float: ...
     @property
     def health(self) -> Health: ...
+    @property
+    def trials(self) -> int: ...
 
 
 class Rejection(StrEnum):
@@ -116,7 +121,7 @@ def _unsound(standing: Standing, *, now: float, failed_it: bool) -> Rejection | 
         return Rejection.FAILED_IT
     if judged:
         return Rejection.SUSPECT
-    return Rejection.TRIED if standing.in_flight else None
+    return Rejection.TRIED if standing.trials else None
 
 
 def crowded(standing: Standing, want: Want, *, reserve: float) -> Rejection | None:

@@ -30,6 +30,7 @@ class Standing:
     in_flight: int = 0
     ends_at: float = NEVER
     health: Health = SOUND
+    trials: int = 0
 
 
 def never_asked() -> float:
@@ -55,7 +56,8 @@ def chosen(*standings: Standing, want: Lane = WANT, failed: frozenset[str] = fro
         (Standing(route("i"), health=SUSPECT), WANT, (), Rejection.SUSPECT),
         (Standing(route("i"), health=WAS_LOST), WANT, (), None),
         (Standing(route("i"), health=WAS_SUSPECT), WANT, (), None),
-        (Standing(route("i", cap=9), 1, health=WAS_LOST), WANT, (), Rejection.TRIED),
+        (Standing(route("i", cap=9), 1, health=WAS_LOST), WANT, (), None),
+        (Standing(route("i", cap=9), 1, health=WAS_LOST, trials=1), WANT, (), Rejection.TRIED),
         (Standing(route("i")), WANT, ("i",), Rejection.FAILED_IT),
         (Standing(route("i"), health=SUSPECT), WANT, ("i",), Rejection.FAILED_IT),
         (Standing(route("i"), health=WAS_LOST), WANT, ("i",), Rejection.LOST),
@@ -105,8 +107,8 @@ def test_a_suspect_is_tried_only_when_no_other_is_alive() -> None:
 
 
 def test_a_suspect_being_tried_takes_more_when_it_is_the_only_one_and_a_lost_one_does_not() -> None:
-    assert chosen(Standing(route("i-s", cap=9), 3, health=WAS_SUSPECT)).chosen is not None
-    assert chosen(Standing(route("i-l", cap=9), 3, health=WAS_LOST)).chosen is None
+    assert chosen(Standing(route("i-s", cap=9), 3, health=WAS_SUSPECT, trials=3)).chosen is not None
+    assert chosen(Standing(route("i-l", cap=9), 3, health=WAS_LOST, trials=1)).chosen is None
 
 
 def test_the_last_resort_has_a_cap_too() -> None:
