@@ -97,6 +97,10 @@ class Publisher:
     def _served_name(self, deployment: Deployment) -> str:
         return self._engines[deployment.engine.kind].served_name(deployment)
 
+    def go_on_from(self, version: int) -> None:
+        """Number snapshots on from the last one of the controller before."""
+        self.version = version
+
     def forget(self) -> None:
         """Write everything anew at the next opportunity (after a failed write)."""
         self._signature = None

@@ -161,6 +161,8 @@ class Reconciler:
         jobs = await call(store.jobs, ended_since=since)
         instances = await call(store.instances, ended_since=since)
         self._use(World(jobs=jobs, instances=instances, starts=await call(store.starts)))
+        snapshot, _ = await call(store.snapshot, newer_than=(-1, -1))
+        self._p.publisher.go_on_from(snapshot.version if snapshot is not None else 0)
         self._p.journal("took_over", epoch=self._term.epoch, jobs=len(self._world.live_jobs()))
 
     async def give_up(self) -> None:
