@@ -22,12 +22,16 @@ class Demo:
 
 def llamacpp(gguf: Path) -> Demo:
     """Serve the demo's GGUF by llama.cpp: four slots of 2,048 tokens."""
-    return Demo(engine={"kind": "llamacpp", "model": str(gguf)}, in_flight=4, max_model_len=2048)
+    return Demo(engine={"kind": "llamacpp", "model": str(gguf), "context": 2048}, in_flight=4, max_model_len=2048)
 
 
 def vllm(weights: Path, *, venv: Path) -> Demo:
-    """Serve the demo's weights by vLLM on the CPU: eager, since compiling needs a compiler and a minute."""
+    """Serve the demo's weights by vLLM on the CPU: eager, since compiling needs a compiler and a minute.
+
+    In float32, since vLLM 0.32 dies of an illegal instruction in its bfloat16 attention where the processor has AMX.
+    """
     args = {
+        "dtype": "float32",
         "max-model-len": 2048,
         "max-num-seqs": 8,
         "enforce-eager": True,
