@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Callable, List, NamedTuple, Optional
+from typing import Callable, List, NamedTuple, Optional, Set
 
 MAX_SOCKET_PATH = 100
 """AF_UNIX allows 107 bytes; the rest is for what an engine appends."""
@@ -96,11 +96,18 @@ def unreadable(paths: List[str]) -> Optional[str]:
     return None
 
 
-def free_port() -> int:
-    """Find a free port on loopback. Another process may take it first; the engine then ends and says so."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_port(promised: Set[int]) -> int:
+    """Find a free port on loopback, none of those promised already, and promise it.
+
+    Another process may still take it before the engine listens; the engine then ends and says so.
+    """
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port not in promised:
+            promised.add(port)
+            return port
 
 
 def remove_tree(path: str) -> None:

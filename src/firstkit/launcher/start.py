@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import time
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Set
 
 from .claim import AlreadyClaimed, claim, identify
 from .documents import InstanceSpec, JobRefused, JobSpec, read_job
@@ -49,7 +49,10 @@ def main(argv: Sequence[str]) -> int:
     guard = post_guard()
     prctl = Prctl()
     prctl.adopt_orphans()
-    started = [_start_instance(instance, run_dir=run_dir, guard=guard, prctl=prctl) for instance in spec.instances]
+    ports: Set[int] = set()
+    started = [
+        _start_instance(instance, run_dir=run_dir, ports=ports, guard=guard, prctl=prctl) for instance in spec.instances
+    ]
     secrets = _secrets(spec, run_dir)
     log = LauncherLog(run_dir, secrets=secrets, began=began)
     log.note(f"engines started {time.monotonic() - began:.3f} s after the job; Python {sys.version.split()[0]}")
@@ -85,7 +88,7 @@ def _complain(text: str) -> int:
     return 1
 
 
-def _start_instance(spec: InstanceSpec, *, run_dir: str, guard: Guard, prctl: Prctl) -> Started:
+def _start_instance(spec: InstanceSpec, *, run_dir: str, ports: Set[int], guard: Guard, prctl: Prctl) -> Started:
     """Make an instance's folders and start its engine; whatever goes wrong is that instance's end, not the job's."""
     engine = spec.engine
     places: Optional[Places] = None
@@ -93,7 +96,7 @@ def _start_instance(spec: InstanceSpec, *, run_dir: str, guard: Guard, prctl: Pr
     read = write = -1
     try:
         places = make_places(run_dir, spec.instance, os.environ.get("TMPDIR"), new_short=guard.folder)
-        port = free_port() if engine.listen == "loopback" else None
+        port = free_port(ports) if engine.listen == "loopback" else None
         missing = unreadable([expand(file, places, port) for file in engine.files])
         if missing is not None:
             return Started(spec, places, port, None, -1, "WEIGHTS_MISSING", missing)

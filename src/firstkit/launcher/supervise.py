@@ -140,6 +140,8 @@ class Job:
             return
         self._refusal = None
         if desired.version <= self._desired_version:
+            if source == "desired.json" and desired.version < self._desired_version:
+                self.note(f"desired {desired.version} from {source} is older than {self._desired_version}")
             return
         self._desired_version = desired.version
         self.note(f"desired {desired.version} from {source}")
@@ -164,6 +166,7 @@ class Job:
                 self.note(f"{name} again: killing")
                 for instance in self.instances:
                     instance.kill()
+                    instance.stop(End("CANCELLED", f"{name} from outside"))
             return
         self._signalled = now
         left = self._time_left(now)
@@ -190,7 +193,7 @@ class Job:
             if await happens(self._heard, NOTICE_S):
                 await asyncio.sleep(SPREAD_S)
         left = self._time_left(time.monotonic())
-        grace_s = None if left is None else max(left - RESERVE_S, 0.0)
+        grace_s = None if left is None else max(left - RESERVE_S, left / 2)
         for instance in self.instances:
             instance.stop(End(end.reason, end.detail, grace_s))
 
