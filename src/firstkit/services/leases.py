@@ -23,8 +23,8 @@ class Slots:
 
     `ends_at` is the route's absolute end on the monotonic clock. `listed` tells whether the snapshot has the route: one
     that is gone stays here until its last lease is back. `recoveries` counts how often it came back after a failure, so
-    that a request may be sent again to an instance that has recovered since. `trials` counts the requests in flight that
-    were sent there since it failed: what runs there from before tells nothing of whether it takes new ones.
+    that a request may be sent again to an instance that has recovered since. `trials` counts the requests in flight
+    that were sent there since it failed: what runs there from before tells nothing of whether it takes new ones.
     """
 
     __slots__ = ("ends_at", "health", "in_flight", "leases", "listed", "recoveries", "route", "trials", "wake")
