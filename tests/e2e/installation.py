@@ -55,7 +55,7 @@ class Installation:
         """Look until the condition holds; fails with everything that was said when it does not in time."""
         end = time.monotonic() + within_s
         while time.monotonic() < end:
-            if (value := condition()):
+            if value := condition():
                 return value
             if self.process.poll() is not None:
                 raise AssertionError(f"first up ended with {self.process.returncode}:\n{self.said()}")
@@ -124,7 +124,9 @@ def _ask(
 
 
 @contextlib.contextmanager
-def installation(folder: Path, *, config: str | None = None, arguments: tuple[str, ...] = ()) -> Generator[Installation]:
+def installation(
+    folder: Path, *, config: str | None = None, arguments: tuple[str, ...] = ()
+) -> Generator[Installation]:
     """Start `first up` in a folder of its own; stop it at the end, and see that nothing is left of it."""
     data = folder / "state"
     port = free_port()
@@ -148,7 +150,9 @@ def installation(folder: Path, *, config: str | None = None, arguments: tuple[st
 
 
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("FIRST_", "OPENAI_", "ANTHROPIC_"))}
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("FIRST_", "OPENAI_", "ANTHROPIC_"))
+    }
 
 
 def _processes_naming(text: str) -> list[str]:

@@ -51,7 +51,7 @@ def render(demo: Demo, *, data: Path) -> str:
     return f"""\
 # Written by `first up`; to change anything, copy this file and run: first up --config YOUR.yaml
 store: sqlite:///first.db
-controller: {{observe: 1s}}
+controller: {{observe: 1s, settle: 5s}}
 clusters:
   {CLUSTER}:
     scheduler: {{kind: local}}

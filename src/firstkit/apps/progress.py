@@ -22,18 +22,21 @@ class Progress:
     def __init__(self) -> None:
         self._terminal = sys.stdout.isatty()
         self._open = False
+        self._said = ""
 
     def say(self, text: str) -> None:
         """Write a line that stays."""
         self._close()
         print(f"first: {text}", flush=True)
 
-    def update(self, text: str) -> None:
-        """Write a line that the next one may replace."""
+    def update(self, text: str, countdown: str = "") -> None:
+        """Write a line that the next one may replace; the countdown is for terminals alone, where it can run."""
         if not self._terminal:
-            self.say(text)
+            if text != self._said:
+                self.say(text)
+            self._said = text
             return
-        print(f"\r\x1b[Kfirst: {text}", end="", flush=True)
+        print(f"\r\x1b[Kfirst: {', '.join(part for part in (text, countdown) if part)}", end="", flush=True)
         self._open = True
 
     def ready(self, text: str) -> None:
@@ -54,6 +57,7 @@ class ModelLine:
     settled: bool
     held: bool
     line: str
+    countdown: str = ""
 
 
 def ask(address: Address, key: str) -> dict[str, ModelLine] | None:
@@ -82,9 +86,10 @@ def _read(listing: Any) -> dict[str, ModelLine]:
             words.append(f"{100 * float(state['fraction']):.0f} %")
         if text := state.get("progress") or state.get("detail"):
             words.append(str(text))
-        if not held and (eta := state.get("time_to_hot_s")) is not None:
-            words.append(f"about {format_duration(float(eta))} left")
-        found[name] = ModelLine(settled=heat == "hot" or held, held=held, line=", ".join(words))
+        eta = None if held else state.get("time_to_hot_s")
+        countdown = f"about {format_duration(float(eta))} left" if eta is not None else ""
+        settled = heat == "hot" or held
+        found[name] = ModelLine(settled=settled, held=held, line=", ".join(words), countdown=countdown)
     return found
 
 

@@ -149,23 +149,22 @@ class _Up:
         kept = [item.model for item in self._loaded.catalog.deployments.values() if item.scaling.min > 0]
         address = _reachable(self._listener, tls=self._loaded.settings.gateway.tls is not None)
         key = self._key_file.read_text().strip()
-        said = ""
         while True:
             models = await asyncio.to_thread(ask, address, key)
             if models is not None:
                 missing = [name for name in kept if name not in models or not models[name].settled]
                 if not missing:
                     break
-                line = "; ".join(models[name].line for name in missing if name in models)
-                if line and line != said:
-                    progress.update(line)
-                    said = line
+                shown = [models[name] for name in missing if name in models]
+                if shown:
+                    countdown = shown[0].countdown if len(shown) == 1 else ""
+                    progress.update("; ".join(model.line for model in shown), countdown)
             await asyncio.sleep(LOOK_EVERY_S)
         for name in kept:
             if models[name].held:
                 progress.say(models[name].line)
-        shown = kept or list(models)
-        progress.ready(ready_text(address, key_file=self._key_file, model=shown[0] if shown else None))
+        names = kept or list(models)
+        progress.ready(ready_text(address, key_file=self._key_file, model=names[0] if names else None))
 
     async def _end(self, progress: Progress) -> None:
         """Drain the gateway, retire the jobs, then the api, which launchers report to until the end."""
