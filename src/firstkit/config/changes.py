@@ -43,10 +43,11 @@ def settings_changes(old: Settings, new: Settings) -> tuple[SettingChange, ...]:
             continue
         before, after = _value(old, key), _value(new, key)
         if before != after:
+            # Certificates are read anew while it runs; whether there is TLS at all is settled at the start.
+            switched = key.path[:2] == ("gateway", "tls") and (before is None or after is None)
+            restart = ("gateway",) if switched else key.restart
             found.append(
-                SettingChange(
-                    key=key.dotted, before=_write(key, before), after=_write(key, after), restart=key.restart
-                ),
+                SettingChange(key=key.dotted, before=_write(key, before), after=_write(key, after), restart=restart),
             )
     return tuple(found)
 

@@ -55,15 +55,18 @@ def load(
     engines: Mapping[str, Engine] | None = None,
     given: Mapping[str, str] = _NOTHING,
     name: str = "first.yaml",
+    folder: Path | None = None,
     disk: Disk | None = None,
 ) -> Loaded:
     """Load a file (a Path) or a text (a str, then called `name`); raises ConfigError with every finding, nothing else.
+
+    Relative paths of a text count from `folder`, by default the working folder; those of a file from the file's own.
 
     What the command line gives (`data_dir`, and `given` by dotted key such as `gateway.listen`) wins over the
     environment, and that over the file. Without `engines` the engines' own keys are not checked. `disk` is where paths
     are looked at, save those of a cluster whose runner is elsewhere.
     """
-    read = _read(source, name=name, data_dir=data_dir, environ=environ, given=given)
+    read = _read(source, name=name, folder=folder, data_dir=data_dir, environ=environ, given=given)
     report = Report(read.root, source=read.name, findings=read.findings)
     file = check_shape(report)
     draft = Draft.of(read.root)
@@ -105,7 +108,7 @@ def load_settings(
 
     A mistake in the catalog's sections, or weights that are gone, must not keep a gateway from starting.
     """
-    read = _read(source, name=name, data_dir=data_dir, environ=environ, given=given)
+    read = _read(source, name=name, folder=None, data_dir=data_dir, environ=environ, given=given)
     for section in CATALOG_SECTIONS:
         read.root.entries.pop(section, None)
     here = tuple(CATALOG_SECTIONS)
@@ -136,6 +139,7 @@ def _read(
     source: Path | str,
     *,
     name: str,
+    folder: Path | None,
     data_dir: Path | None,
     environ: Mapping[str, str],
     given: Mapping[str, str],
@@ -145,7 +149,7 @@ def _read(
         data = read_bytes(source)
         text = data if isinstance(data, Finding) else decode(data, source=name)
     else:
-        text, folder = source, Path.cwd()
+        text, folder = source, folder or Path.cwd()
     if isinstance(text, Finding):
         raise failure([text])
     root, findings = read_document(text, source=name)
@@ -188,7 +192,7 @@ def _override(root: MapNode, environ: Mapping[str, str], given: Mapping[str, str
         for variable in VARIABLES
         if variable.key and environ.get(variable.name)
     ]
-    found += [(tuple(key.split(".")), f"--{key.rpartition('.')[2]}", value) for key, value in given.items()]
+    found += [(tuple(key.split(".")), "command line", value) for key, value in given.items()]
     for path, origin, value in found:
         place = Place(line=0, column=0, source=origin)
         holder = _holder(root, path[:-1], place)

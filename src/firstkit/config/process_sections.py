@@ -77,7 +77,9 @@ class Gateway(Section):
         example=True,
         restart=("gateway",),
     )
-    tls: Tls | None = setting(None, "certificate and key for `listen`; without, plain HTTP")
+    tls: Tls | None = setting(
+        None, "certificate and key for `listen`; without, plain HTTP (turned on or off only at the gateway's start)"
+    )
     cors_origins: Annotated[list[Origin], NoListForNothing] = Field(
         default_factory=list,
         description="origins whose pages in a browser may call; `*` for any",

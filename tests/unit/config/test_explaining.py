@@ -134,15 +134,18 @@ def test_a_changed_setting_says_who_must_be_started_anew(everything: Loaded) -> 
         "gateway.listen": ("gateway",),
         "gateway.queue": (),
         "gateway.drain": (),
-        "gateway.tls.certificate": (),
-        "gateway.tls.key": (),
+        "gateway.tls.certificate": ("gateway",),
+        "gateway.tls.key": ("gateway",),
         "store.url": ("gateway", "api", "controller"),
         "identity.api_keys": ("gateway", "api"),
         "controller.tick": ("controller",),
     }
     assert str(found["gateway.queue"]) == "gateway.queue: 100 → 5 (at once)"
     assert str(found["gateway.drain"]) == "gateway.drain: 2m → 1h30m (at once)"
-    assert str(found["gateway.tls.key"]) == "gateway.tls.key: /tls/good.key → none (at once)"
+    assert (
+        str(found["gateway.tls.key"])
+        == "gateway.tls.key: /tls/good.key → none (takes effect when gateway is started anew)"
+    )
     assert str(found["identity.api_keys"]).endswith("(takes effect when gateway and api are started anew)")
     assert restarts(found.values()) == ("gateway", "api", "controller")
     assert restarts([found["gateway.queue"]]) == ()
@@ -153,6 +156,11 @@ def test_the_same_settings_have_no_changes(everything: Loaded) -> None:
     tls = TlsFiles(certificate="/tls/good.crt", key="/tls/good.key")
     same = dataclasses.replace(everything.settings, gateway=dataclasses.replace(everything.settings.gateway, tls=tls))
     assert settings_changes(everything.settings, same) == ()
+    renewed = dataclasses.replace(
+        same, gateway=dataclasses.replace(same.gateway, tls=dataclasses.replace(tls, key="k"))
+    )
+    (change,) = settings_changes(everything.settings, renewed)
+    assert change.restart == ()
 
 
 def test_every_change_of_a_setting_is_seen(everything: Loaded) -> None:

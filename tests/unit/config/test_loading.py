@@ -208,7 +208,7 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(disk:
 def test_a_mistake_in_the_environment_names_the_variable(disk: Disk) -> None:
     with pytest.raises(ConfigError) as raised:
         load("gateway:\n", data_dir=STATE, environ={"FIRST_LISTEN": "here"}, given={"store": "there"}, disk=disk)
-    assert [finding.source for finding in raised.value.findings] == ["FIRST_LISTEN", "--store"]
+    assert [finding.source for finding in raised.value.findings] == ["FIRST_LISTEN", "command line"]
     assert raised.value.message.startswith("FIRST_LISTEN: gateway.listen: ")
 
 
@@ -239,6 +239,8 @@ def test_relative_paths_of_settings_count_from_the_file_and_sqlites_from_the_sta
     settings = load(file, data_dir=STATE, disk=Anything()).settings
     assert settings.gateway.tls == TlsFiles(certificate=f"{tmp_path}/a.pem", key=f"{tmp_path}/a.key")
     assert settings.store.url == "sqlite:////state/sub/first.db"
+    text = load(file.read_text(), folder=tmp_path, data_dir=STATE, disk=Anything()).settings
+    assert text == settings
 
 
 def test_a_state_folder_too_deep_for_sockets_is_refused(disk: Disk) -> None:
