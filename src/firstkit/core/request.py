@@ -24,24 +24,11 @@ class Dialect(StrEnum):
     ANTHROPIC = "anthropic"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peek:
-    """The few top-level fields read from a request body, with the byte offsets of the splices.
-
-    `model_span` is the half-open byte range of the model's JSON string (quotes included).
-    """
-
-    model: str
-    model_span: tuple[int, int]
-    stream: bool = False
-    include_usage: bool | None = None
-    max_tokens: int | None = None
-    choices: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RequestFacts:
     """A request that passed identity and syntax, ready for admission and routing.
+
+    Not frozen, since one is made for every request and frozen costs three times as much; nobody changes it.
 
     `model` is the canonical name, `asked` what the client wrote. `cluster` pins it (None: any). `max_wait_s` is the
     client's own bound on waiting (None: the gateway's default; 0: do not wait).
@@ -81,9 +68,9 @@ class UsageSource(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Usage:
-    """Tokens of one attempt."""
+    """Tokens of one attempt. Not frozen, for speed; nobody changes it."""
 
     source: UsageSource = UsageSource.UNKNOWN
     input_tokens: int | None = None
@@ -91,9 +78,11 @@ class Usage:
     cached_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class AttemptRecord:
     """One line of the spool: everything that is kept of one attempt of a request; never any content.
+
+    Not frozen, for speed; nobody changes it.
 
     `at` is wall time (Unix seconds) of the request's arrival, for records only. Durations are seconds from that moment.
     `ended` marks the last attempt, by which the request is settled. `decision` tells why this instance was chosen, in

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from firstkit.core.errors import FirstError, InvalidRequest, SiteError, TooLarge, Unauthenticated
+from firstkit.core.errors import FirstError, SiteError, TooLarge
 from firstkit.core.health.liveness import Failure
 from firstkit.core.principal import Principal
 from firstkit.core.request import Dialect
@@ -13,10 +13,10 @@ from firstkit.dataplane import cors
 from firstkit.dataplane.answers import write_error
 from firstkit.dataplane.framing import LAST_CHUNK, chunk
 from firstkit.dataplane.head import HOP_BY_HOP
-from firstkit.dataplane.intake import credential_of, digest_of
+from firstkit.dataplane.intake import check_expectation, credential_of, digest_of, unknown_key
 from firstkit.dataplane.pools import Dial
 from firstkit.dataplane.relay import Relay
-from firstkit.dataplane.reply import Reply, status_line
+from firstkit.dataplane.reply import Reply
 from firstkit.dataplane.timers import NEVER
 from firstkit.dataplane.upstream import Upstream
 from firstkit.wire.caller import ADMIN, PRINCIPAL, encode_principal
@@ -32,7 +32,8 @@ _OURS = b"x-first-"
 _PASSED = frozenset({b"x-first-max-wait", b"x-first-desired-version"})
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _FRAMING = frozenset({b"content-length", b"expect", b"x-request-id"})
-_DROPPED = cors.RESPONSE_HEADERS | {b"server", b"x-request-id"}
+API_DROPPED = cors.RESPONSE_HEADERS | {b"server", b"x-request-id"}
+"""Headers of the api's answers that the gateway sets itself."""
 
 
 class ApiExchange:
@@ -90,9 +91,7 @@ class ApiExchange:
 
     def _judge(self) -> None:
         head, settings = self._head, self._plane.settings
-        expect = head.named.get(b"expect")
-        if expect is not None and expect.lower() != b"100-continue":
-            raise InvalidRequest("The only expectation met here is 100-continue.", code="expectation_failed")
+        check_expectation(head)
         self._left = settings.body_limits.get(head.target.path, settings.body_limit)
         if head.length is not None and head.length > self._left:
             raise TooLarge(f"The body is longer than the {self._left} bytes that this route takes.")
@@ -103,7 +102,7 @@ class ApiExchange:
         if error is not None:
             self._fail(error)
         elif principal is None:
-            self._fail(Unauthenticated("The API key is not known, has expired or was revoked."))
+            self._fail(unknown_key())
         else:
             self._principal = principal
             self._connect()
@@ -204,7 +203,7 @@ class ApiExchange:
         self._answering = True
         if not self._body_over and self._upstream is not None:
             self._upstream.keep_alive = False
-        self._relay = Relay(conn, Dialect.OPENAI, events=False, dropped=_DROPPED)
+        self._relay = Relay(conn, Dialect.OPENAI, events=False)
         self._relay.open(reply, self._extra(), payload, done=done, now=now)
         if done:
             self._end()
@@ -256,12 +255,10 @@ class ApiExchange:
         self._tunnel = True
         upstream.idle_s = NEVER
         upstream.due = NEVER
-        lines = [status_line(101)]
-        lines += [b"%b: %b\r\n" % pair for pair in reply.headers if pair[0] not in _DROPPED]
-        lines.append(b"connection: upgrade\r\nupgrade: " + (reply.upgrade or self._head.get(b"upgrade")) + b"\r\n")
-        lines.append(self._extra())
+        shape = reply.shape
+        upgrade = b"connection: upgrade\r\nupgrade: " + (shape.upgrade or self._head.get(b"upgrade")) + b"\r\n"
         conn.close_after_answer()
-        conn.write(b"".join(lines) + b"\r\n" + payload)
+        conn.write(shape.block + upgrade + self._extra() + b"\r\n" + payload)
         conn.become_tunnel(upstream.write)
 
     def _close_tunnel(self) -> None:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from firstkit.core.errors import FirstError, SiteError, UpstreamError
 from firstkit.core.health.liveness import Failure
 from firstkit.core.request import Outcome
-from firstkit.dataplane.peek import USAGE_SPLICE
+from firstkit.dataplane.body import Body, Splice
+from firstkit.dataplane.peek import USAGE_SPLICE, Read, find_places
 from firstkit.dataplane.pools import Dial, Pool
 from firstkit.dataplane.reply import Reply
 from firstkit.dataplane.upstream import Upstream
@@ -17,7 +19,6 @@ from firstkit.ports.engine import EngineTraits
 from firstkit.services.dispatcher import Grant, Lease
 
 if TYPE_CHECKING:
-    from firstkit.dataplane.body import Splice
     from firstkit.dataplane.exchange import InferenceExchange
 
 BODY_START_BYTES = 4 * 1024
@@ -33,44 +34,30 @@ class Attempt:
     When the client has left, an engine that cannot abort is read to its end, unheard, and the lease is held until then.
     """
 
-    __slots__ = (
-        "_dial",
-        "_failed_reply",
-        "_pool",
-        "_segments",
-        "_start",
-        "_waits",
-        "decision",
-        "exchange",
-        "first_byte_at",
-        "granted_at",
-        "lease",
-        "number",
-        "over",
-        "route",
-        "swallows_usage",
-        "traits",
-        "upstream",
-    )
+    # Plain class attributes instead of slots: one is made for every attempt, and most of these never change.
+    first_byte_at: float | None = None
+    upstream: Upstream | None = None
+    swallows_usage = False
+    over = False
+    _dial: Dial | None = None
+    _segments: Iterator[bytes | tuple[int, int]] | None = None
+    _waits = False
+    _failed_reply: Reply | None = None
+    _start = b""
 
-    def __init__(self, exchange: InferenceExchange, grant: Grant, pool: Pool, traits: EngineTraits, now: float) -> None:
+    def __init__(
+        self, exchange: InferenceExchange, grant: Grant, pool: Pool, traits: EngineTraits, read: Read, body: Body
+    ) -> None:
         self.exchange = exchange
         self.lease: Lease = grant.lease
         self.route = grant.route
         self.decision = grant.decision
         self.number = grant.attempt
-        self.granted_at = now
-        self.first_byte_at: float | None = None
+        self.granted_at = time.monotonic()
         self.traits = traits
-        self.upstream: Upstream | None = None
-        self.swallows_usage = False
-        self.over = False
+        self._read = read
+        self._body = body
         self._pool = pool
-        self._dial: Dial | None = None
-        self._segments: Iterator[bytes | tuple[int, int]] | None = None
-        self._waits = False
-        self._failed_reply: Reply | None = None
-        self._start = b""
 
     # --------------------------------------------------------------------------------------------- connecting
 
@@ -103,41 +90,53 @@ class Attempt:
             self._unreached(how, why)
 
     def _send(self, upstream: Upstream) -> None:
-        exchange = self.exchange
-        read = exchange.read
-        body = exchange.body_kept
-        path = exchange.route.path
-        splices: list[Splice] = []
-        size = body.size
-        pool = self._pool
-        served = self.route.served_name
-        if self.traits.usage_on_request and exchange.route.asks_usage and read.peek.stream and not read.gives_stream_options:
-            self.swallows_usage = True
-            splices.append((read.opening, read.opening, USAGE_SPLICE))
-            size += len(USAGE_SPLICE)
-        if served and served != read.peek.model:
-            start, end = read.peek.model_span
-            name = served.encode() if exchange.route.form else pool.name_json(served)
-            splices.append((start, end, name))
-            size += len(name) - (end - start)
-        head = b"POST %b%b%b%bcontent-length: %d\r\n\r\n" % (
-            pool.path(path),
-            exchange.query,
-            pool.head(self.route.authorization),
-            exchange.forwarded,
+        exchange, body, pool, route = self.exchange, self._body, self._pool, self.route
+        splices = self._splices(route.served_name) if self._must_splice(route.served_name) else ()
+        size = body.size + sum(len(new) - (end - start) for start, end, new in splices) if splices else body.size
+        prepared = exchange.head.prepared
+        head = b"POST %b%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
+            pool.path(exchange.route.path),
+            exchange.target.query,
+            pool.head(route.authorization),
+            prepared.forwarded if prepared is not None else b"",
+            exchange.id.encode(),
             size,
         )
-        if not splices and size <= JOINED_BYTES and not body.spilled:
-            upstream.begin(self, head + body.buffer())
-            return
-        segments = body.segments(splices)
         if size <= JOINED_BYTES and not body.spilled:
-            upstream.begin(self, head + b"".join(part for part in segments if isinstance(part, bytes)))
+            if splices:
+                parts = body.segments(splices)
+                upstream.begin(self, head + b"".join(part for part in parts if isinstance(part, bytes)))
+            else:
+                upstream.begin(self, head + body.buffer())
             return
         upstream.begin(self, head)
-        self._segments = segments
+        self._segments = body.segments(splices)
         self._waits = False
         self._send_more()
+
+    def _must_splice(self, served: str) -> bool:
+        read = self._read
+        if served and served != read.model:
+            return True
+        return read.stream and not read.gives_stream_options and self._asks_usage()
+
+    def _asks_usage(self) -> bool:
+        return self.traits.usage_on_request and self.exchange.route.asks_usage
+
+    def _splices(self, served: str) -> tuple[Splice, ...]:
+        """Say which bytes of the body are replaced: the model's name, and a wish for usage put in."""
+        read = self._read
+        places = read.places
+        if places is None:
+            places = read.places = find_places(self._body.buffer())
+        splices: list[Splice] = []
+        if read.stream and not read.gives_stream_options and self._asks_usage():
+            self.swallows_usage = True
+            splices.append((places.opening, places.opening, USAGE_SPLICE))
+        if served and served != read.model:
+            start, end = places.model
+            splices.append((start, end, served.encode() if self.exchange.route.form else self._pool.name_json(served)))
+        return tuple(splices)
 
     def _send_more(self) -> None:
         """Send the next parts of a large body, as long as the other side keeps up."""
@@ -150,7 +149,7 @@ class Attempt:
                 upstream.write(part)
             else:
                 self._waits = True
-                self.exchange.body_kept.fetch(*part, self._fetched)
+                self._body.fetch(*part, self._fetched)
 
     def _fetched(self, result: object) -> None:
         if self.over or self.upstream is None or self._segments is None:
@@ -182,9 +181,10 @@ class Attempt:
         self.first_byte_at = now
         if self.lease.unproven:
             self.exchange.plane.dispatcher.failed(self.route.instance, Failure.OK)
-        if self._segments is not None and self.upstream is not None:
+        upstream = self.upstream
+        if self._segments is not None and upstream is not None:
             self._segments = None  # it answers before it has read everything
-            self.upstream.keep_alive = False
+            upstream.keep_alive = False
         if reply.status == 101:
             self.lost("an upgrade nobody asked for")
         elif reply.status >= 400:
@@ -290,7 +290,7 @@ class Attempt:
         If not, the engine goes on working: its answer is read to the end, and the lease held until then.
         """
         upstream = self.upstream
-        streamed = self.exchange.read.peek.stream
+        streamed = self._read.stream
         begun = upstream is not None and self._segments is None
         if self.over or not begun or (self.traits.aborts_streams if streamed else self.traits.aborts_unary):
             if self._dial is not None:
@@ -299,7 +299,8 @@ class Attempt:
                 upstream.abort()
             self._end()
             return True
-        upstream.resume()
+        if upstream is not None:
+            upstream.resume()
         return False
 
     def _complete(self) -> None:

@@ -36,10 +36,6 @@ class BodyAccount:
         self.memory = 0
         self.disk = 0
 
-    def body(self) -> Body:
-        """Begin to take a body."""
-        return Body(self)
-
 
 class Body:
     """One request's body while it arrives and until the engine has begun to answer.
@@ -47,39 +43,26 @@ class Body:
     `add` says whether the sender must pause until `ready` is called; errors that come up meanwhile are passed to it.
     """
 
-    __slots__ = (
-        "_account",
-        "_charged",
-        "_data",
-        "_file",
-        "_map",
-        "_pending",
-        "_pieces",
-        "_released",
-        "_spilled",
-        "_using",
-        "_writing",
-        "size",
-    )
+    # Plain class attributes instead of slots: one is made for every request, and most of these never change.
+    size = 0
+    _charged = 0
+    _data: bytes | None = None
+    _file = -1
+    _map: mmap | None = None
+    _released = False
+    _spilled = 0
+    _using = 0
+    _writing = False
 
     def __init__(self, account: BodyAccount) -> None:
         self._account = account
         self._pieces: list[bytes] = []
-        self._charged = 0
-        self._spilled = 0
-        self._file = -1
-        self._map: mmap | None = None
-        self._data: bytes | None = None
         self._pending: list[bytes] = []
-        self._writing = False
-        self._using = 0
-        self._released = False
-        self.size = 0
 
     @property
     def spilled(self) -> bool:
         """Tell whether the body lies in a file."""
-        return self._file >= 0 or bool(self._pending)
+        return self._file >= 0 or self._writing or bool(self._pending)
 
     def add(self, piece: bytes, ready: Callable[[FirstError | None], None]) -> bool:
         """Take a piece; True when the sender has to wait for `ready`. Raises Limited when there is no room at all."""

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from firstkit.core.request import AttemptRecord, Outcome, RequestClass, Usage
-from firstkit.dataplane.intake import client_id_of
 from firstkit.ports.telemetry import Count, Spread, Telemetry
 from firstkit.services.admission import Admission
 
@@ -151,6 +150,7 @@ def _entry(
     now: float,
 ) -> AttemptRecord:
     intake, facts, start = exchange.intake, exchange.facts, exchange.started_at
+    prepared = exchange.head.prepared
     principal, read = intake.principal, intake.read
     meter = relay.meter if relay is not None else None
     route = attempt.route if attempt is not None else None
@@ -170,14 +170,14 @@ def _entry(
         at=exchange.at,
         subject=principal.subject if principal is not None else "",
         project=principal.project if principal is not None else "",
-        client_request_id=client_id_of(exchange.head),
+        client_request_id=prepared.client_id if prepared is not None else "",
         path=exchange.route.path,
         model=facts.model if facts is not None else "",
-        asked=read.peek.model[:ASKED_MOST] if read is not None else "",
+        asked=read.model[:ASKED_MOST] if read is not None else "",
         deployment=route.deployment if route is not None else "",
         cluster=route.cluster if route is not None else "",
         instance=route.instance if route is not None else "",
-        stream=read.peek.stream if read is not None else False,
+        stream=read.stream if read is not None else False,
         request_class=facts.request_class if facts is not None else RequestClass.INTERACTIVE,
         outcome=outcome,
         status=status,

@@ -15,7 +15,7 @@ from firstkit.core.errors import FirstError, InvalidRequest, Unavailable
 from firstkit.core.request import Dialect
 from firstkit.dataplane.answers import write_error
 from firstkit.dataplane.framing import ChunkedBody, FramingError, LengthBody
-from firstkit.dataplane.head import Head, head_end, read_head
+from firstkit.dataplane.head import Head, HeadReader, head_end
 from firstkit.dataplane.timers import NEVER, NO_TICK
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_ahead",
         "_dropped",
+        "_heads",
         "_lingering",
         "_pull_paused",
         "_received",
@@ -93,6 +94,7 @@ class Connection(asyncio.Protocol):
         self.tick = NO_TICK
         self._ahead: bytes = b""
         self._dropped = 0
+        self._heads = HeadReader()
         self._lingering = False
         self._received = 0
         self._turning = False
@@ -234,7 +236,7 @@ class Connection(asyncio.Protocol):
         if not self.keep or self.plane.draining:
             self._end()
             return
-        self.plane.wheel.set(self, time.monotonic() + self.plane.settings.keep_alive_s)
+        self.due = time.monotonic() + self.plane.settings.keep_alive_s
         if self._ahead and not self._turning:
             self._turn()
 
@@ -320,7 +322,7 @@ class Connection(asyncio.Protocol):
                 if self.due > time.monotonic() + settings.head_timeout_s:
                     self.plane.wheel.set(self, time.monotonic() + settings.head_timeout_s)
                 return False
-            head = read_head(data[:end])
+            head = self._heads.read(data[:end])
         except FirstError as error:
             self._ahead = b""
             self.plane.refused_head(error)

@@ -11,10 +11,9 @@ from firstkit.core.request import Outcome, RequestFacts
 from firstkit.dataplane import cors, hold
 from firstkit.dataplane.answers import write_error
 from firstkit.dataplane.attempt import Attempt
-from firstkit.dataplane.body import Body
 from firstkit.dataplane.intake import Intake
 from firstkit.dataplane.peek import Read
-from firstkit.dataplane.relay import Out, Relay
+from firstkit.dataplane.relay import NOWHERE, Relay
 from firstkit.dataplane.reply import Reply
 from firstkit.services.dispatcher import Grant, Ticket
 from firstkit.wire.problems import foreign_error_event
@@ -22,30 +21,10 @@ from firstkit.wire.problems import foreign_error_event
 if TYPE_CHECKING:
     from firstkit.dataplane.connection import Connection
     from firstkit.dataplane.head import Head
+    from firstkit.dataplane.routes import InferenceRoute, Target
 
 ERROR_BODY_LIMIT = 64 * 1024
 """How much of an engine's error answer is read to make an event of it."""
-
-
-class _Nowhere:
-    """Where an answer goes whose client has left: it is only metered."""
-
-    minor = 1
-
-    def write(self, data: bytes) -> None:
-        pass
-
-    def will_close(self) -> bool:
-        return True
-
-    def close_after_answer(self) -> None:
-        pass
-
-    def reset(self) -> None:
-        pass
-
-
-NOWHERE: Out = _Nowhere()
 
 
 class InferenceExchange:
@@ -54,52 +33,30 @@ class InferenceExchange:
     It is the client connection's exchange and the dispatcher's waiter; an attempt tells it how it goes.
     """
 
-    __slots__ = (
-        "_attempt",
-        "_failed_body",
-        "_failed_reply",
-        "_intake",
-        "_last_number",
-        "_relay",
-        "_ticket",
-        "_tried",
-        "at",
-        "conn",
-        "facts",
-        "gone",
-        "head",
-        "id",
-        "over",
-        "plane",
-        "query",
-        "route",
-        "started_at",
-    )
+    # Plain class attributes instead of slots: one is made for every request, and most of these never change.
+    facts: RequestFacts | None = None
+    gone = False
+    """The client has left; what still comes is metered and dropped."""
+    over = False
+    relay: Relay | None = None
+    last_number = 0
+    """The number of the last attempt, 0 before the first."""
+    tried: frozenset[str] = frozenset()
+    _ticket: Ticket | None = None
+    _attempt: Attempt | None = None
+    _failed_reply: Reply | None = None
+    _failed_body = b""
 
-    def __init__(self, conn: Connection, head: Head) -> None:
+    def __init__(self, conn: Connection, head: Head, target: Target, route: InferenceRoute) -> None:
         self.conn: Connection | None = conn
         self.plane = conn.plane
         self.head = head
-        target = head.target
-        if target.route is None:
-            raise ValueError("no inference route")
-        self.route = target.route
-        self.query = target.query
+        self.target = target
+        self.route = route
         self.id = self.plane.new_id()
         self.at = time.time()
         self.started_at = time.monotonic()
-        self.facts: RequestFacts | None = None
-        self.gone = False
-        """The client has left; what still comes is metered and dropped."""
-        self.over = False
-        self._intake = Intake(self)
-        self._ticket: Ticket | None = None
-        self._attempt: Attempt | None = None
-        self._tried: frozenset[str] = frozenset()
-        self._last_number = 0
-        self._relay: Relay | None = None
-        self._failed_reply: Reply | None = None
-        self._failed_body = b""
+        self.intake = Intake(self)
 
     # ------------------------------------------------------------------------------------------------ taken in
 
@@ -109,21 +66,21 @@ class InferenceExchange:
         if conn is None:
             return
         try:
-            self._intake.begin(conn, self.head, self.route)
+            self.intake.begin(conn, self.head, self.route)
         except FirstError as error:
             self.fail(error)
 
     def body(self, piece: bytes) -> None:
         """Take a piece of the body (called by the connection)."""
         try:
-            self._intake.piece(piece)
+            self.intake.piece(piece)
         except FirstError as error:
             self.fail(error)
 
     def body_end(self) -> None:
         """Take the body's end (called by the connection)."""
         try:
-            self._intake.end()
+            self.intake.end()
         except FirstError as error:
             self.fail(error)
 
@@ -131,56 +88,33 @@ class InferenceExchange:
         """Answer with an error of the connection's making (called by the connection)."""
         self.fail(error)
 
-    @property
-    def read(self) -> Read:
-        """What was read from the body."""
-        read = self._intake.read
-        if read is None:
-            raise InternalError("the body has not been read yet")
-        return read
-
-    @property
-    def body_kept(self) -> Body:
-        """The body."""
-        body = self._intake.body
-        if body is None:
-            raise InternalError("there is no body")
-        return body
-
-    @property
-    def forwarded(self) -> bytes:
-        """Header lines that go on to the engine."""
-        return self._intake.forwarded
-
     def taken_in(self, read: Read) -> None:
         """Ask for a place (called by the intake)."""
-        conn, intake, plane = self.conn, self._intake, self.plane
+        conn, intake, plane = self.conn, self.intake, self.plane
         principal, body = intake.principal, intake.body
         if conn is None or principal is None or body is None:
             return
-        peek = read.peek
-        head = self.head
-        cluster = head.target.cluster
-        intake.forward(head, self.id)
+        path, cluster = self.route.path, self.target.cluster
+        dispatcher = plane.dispatcher
+        prepared = self.head.prepared
         try:
-            model = plane.dispatcher.resolve(peek.model, principal, cluster, self.route.path)
-            self.facts = RequestFacts(
+            model = dispatcher.resolve(read.model, principal, cluster, path)
+            self.facts = facts = RequestFacts(
                 id=self.id,
                 principal=principal,
-                path=self.route.path,
+                path=path,
                 model=model.name,
-                asked=peek.model,
+                asked=read.model,
                 cluster=cluster,
-                stream=peek.stream,
-                max_tokens=peek.max_tokens,
+                stream=read.stream,
                 body_bytes=body.size,
-                max_wait_s=intake.max_wait_s,
+                max_wait_s=prepared.max_wait_s if prepared is not None else None,
             )
-            place = plane.dispatcher.open(self.facts, self)
+            place = dispatcher.open(facts, self)
         except FirstError as error:
             self.fail(error)
             return
-        if peek.stream:
+        if read.stream:
             conn.set_due(self.started_at + plane.settings.hold_head_s)
         self._placed(place)
 
@@ -200,13 +134,14 @@ class InferenceExchange:
             return
         plane, route = self.plane, grant.route
         engine = plane.engines.get(route.engine)
-        if engine is None:
+        body, read = self.intake.body, self.intake.read
+        if engine is None or body is None or read is None:
             grant.lease.release()
             self.fail(InternalError(f"There is no adapter for the engine kind {route.engine}."))
             return
-        attempt = Attempt(self, grant, plane.pools.of(route), engine.traits, time.monotonic())
+        attempt = Attempt(self, grant, plane.pools.of(route), engine.traits, read, body)
         self._attempt = attempt
-        self._last_number = attempt.number
+        self.last_number = attempt.number
         plane.leases[grant.lease] = attempt
         attempt.begin()
 
@@ -227,11 +162,11 @@ class InferenceExchange:
             self._settle(attempt, Outcome.CLIENT_GONE, status=0)
             return
         facts = self.facts
-        self._tried |= {attempt.route.instance}
+        self.tried |= {attempt.route.instance}
         try:
             if facts is None or not self.may_retry(attempt):
                 raise error
-            place = self.plane.dispatcher.again(facts, self, attempt=attempt.number + 1, exclude=self._tried)
+            place = self.plane.dispatcher.again(facts, self, attempt=attempt.number + 1, exclude=self.tried)
         except FirstError as last:
             self.fail(last, attempt=attempt)
             return
@@ -246,7 +181,7 @@ class InferenceExchange:
     def attempt_broken(self, attempt: Attempt, error: UpstreamError, *, outcome: Outcome = Outcome.CUT) -> None:
         """End an answer that will never be whole (called by the attempt)."""
         self._attempt = None
-        relay = self._relay
+        relay = self.relay
         if self.gone:
             self._settle(attempt, Outcome.CLIENT_GONE, status=relay.status if relay else 0)
         elif relay is None or not relay.opened:
@@ -262,13 +197,13 @@ class InferenceExchange:
 
     def attempt_answered(self, attempt: Attempt, reply: Reply, payload: bytes, done: bool, now: float) -> None:  # noqa: FBT001
         """Pass on the engine's answer (called by the attempt)."""
-        self._intake.close()
-        relay = self._relay
+        self.intake.close()
+        relay = self.relay
         if relay is None:
-            relay = self._relay = Relay(
+            relay = self.relay = Relay(
                 self.conn or NOWHERE, self.route.dialect, swallow_usage=attempt.swallows_usage
             )
-        elif not (reply.status == 200 and reply.content_type.lower().startswith(b"text/event-stream")):
+        elif not (reply.status == 200 and reply.shape.events):
             self._failed_reply = reply
             self._failed(attempt, payload, done)
             return
@@ -282,7 +217,7 @@ class InferenceExchange:
 
     def attempt_payload(self, attempt: Attempt, payload: bytes, framed: bytes | None, done: bool, now: float) -> None:  # noqa: FBT001
         """Pass on more of it (called by the attempt)."""
-        relay = self._relay
+        relay = self.relay
         if relay is None or self.over:
             return
         if self._failed_reply is not None:
@@ -304,7 +239,7 @@ class InferenceExchange:
 
     def _failed(self, attempt: Attempt, payload: bytes, done: bool) -> None:  # noqa: FBT001
         """Make an event of an engine's answer that is no stream, for a client whose stream has begun already."""
-        reply, relay = self._failed_reply, self._relay
+        reply, relay = self._failed_reply, self.relay
         if reply is None or relay is None:
             return
         self._failed_body += payload[: ERROR_BODY_LIMIT - len(self._failed_body)]
@@ -319,17 +254,19 @@ class InferenceExchange:
         """Write our own header lines of the answer."""
         text = f"x-request-id: {self.id}\r\n"
         if attempt is not None:
-            text += f"x-first-cluster: {attempt.route.cluster}\r\nx-first-instance: {attempt.route.instance}\r\n"
-        for name, value in self._intake.headers:
+            route = attempt.route
+            text += f"x-first-cluster: {route.cluster}\r\nx-first-instance: {route.instance}\r\n"
+        for name, value in self.intake.headers:
             text += f"{name}: {value}\r\n"
-        return text.encode("latin-1", "replace") + cors.lines(self.head, self.plane.settings.cors_origins)
+        origins = self.plane.settings.cors_origins
+        return text.encode("latin-1", "replace") + (cors.lines(self.head, origins) if origins else b"")
 
     # ------------------------------------------------------------------------------------------------- waiting
 
     def on_due(self) -> None:
         """Begin the stream, or tell again how things stand (called by the connection)."""
         conn = self.conn
-        relay = self._relay
+        relay = self.relay
         if self.over or conn is None or (relay is not None and self._attempt is not None and self._attempt.first_byte_at):
             return
         if self._ticket is not None:
@@ -339,7 +276,7 @@ class InferenceExchange:
         else:
             return
         if relay is None:
-            self._relay = relay = Relay(conn, self.route.dialect)
+            self.relay = relay = Relay(conn, self.route.dialect)
             relay.hold(self._extra(None), comment)
         elif not conn.slow:
             relay.comment(comment)
@@ -366,7 +303,7 @@ class InferenceExchange:
         if self._ticket is not None:
             self._ticket.leave()
             self._ticket = None
-        attempt, relay = self._attempt, self._relay
+        attempt, relay = self._attempt, self.relay
         if relay is not None:
             relay.redirect(NOWHERE)
         if attempt is None:
@@ -375,13 +312,13 @@ class InferenceExchange:
             self._attempt = None
             self._settle(attempt, Outcome.CLIENT_GONE, status=relay.status if relay else 0)
         else:
-            self._intake.close()
+            self.intake.close()
 
     def fail(self, error: FirstError, *, attempt: Attempt | None = None) -> None:
         """Answer with an error of ours, in the route's dialect."""
         if self.over:
             return
-        conn, relay = self.conn, self._relay
+        conn, relay = self.conn, self.relay
         if self._ticket is not None:
             self._ticket.leave()
             self._ticket = None
@@ -409,23 +346,8 @@ class InferenceExchange:
         if self.over:
             return
         self.over = True
-        self._intake.close()
+        self.intake.close()
         self.plane.record(self, attempt, outcome, status=status, ended=True, error_code=error_code)
         conn, self.conn = self.conn, None
         if conn is not None:
             conn.finished()
-
-    @property
-    def intake(self) -> Intake:
-        """What was taken in."""
-        return self._intake
-
-    @property
-    def relay(self) -> Relay | None:
-        """The answer, once it has begun."""
-        return self._relay
-
-    @property
-    def last_number(self) -> int:
-        """The number of the last attempt, 0 before the first."""
-        return self._last_number

@@ -7,8 +7,7 @@ import re
 from dataclasses import dataclass
 
 from firstkit.core.errors import InvalidRequest
-from firstkit.core.request import Peek
-from firstkit.dataplane.peek import Buffer, Peeker
+from firstkit.dataplane.peek import Buffer, Peeker, Places, Read
 
 _BOUNDARY = re.compile(
     rb'multipart/form-data\s*(?:;[^;"]*)*?;\s*boundary=(?:"([^"\r\n]{1,70})"|([^\s;"]{1,70}))\s*(?:;.*)?', re.IGNORECASE
@@ -28,7 +27,7 @@ class Field:
     span: tuple[int, int]
 
 
-def read_form(body: Buffer, content_type: bytes, peeker: Peeker) -> Peek:
+def read_form(body: Buffer, content_type: bytes, peeker: Peeker) -> Read:
     """Read the model, `stream` and `n` of a form; raises InvalidRequest."""
     fields = _fields(body, content_type)
     peeker.check_names(field.name for field in fields)
@@ -48,9 +47,10 @@ def read_form(body: Buffer, content_type: bytes, peeker: Peeker) -> Peek:
     stream = bytes(body[slice(*values["stream"].span)]).strip().lower() if "stream" in values else b"false"
     choices = _number(bytes(body[slice(*values["n"].span)])) if "n" in values else 1
     peeker.check_choices(choices)
-    return Peek(
-        model=name, model_span=model.span, stream=stream in {b"true", b"1", b"on", b"yes", b"t", b"y"}, choices=choices
-    )
+    streams = stream in {b"true", b"1", b"on", b"yes", b"t", b"y"}
+    read = Read(model=name, stream=streams, choices=choices, gives_stream_options=True)
+    read.places = Places(model=model.span, opening=0)
+    return read
 
 
 def _number(text: bytes) -> int:

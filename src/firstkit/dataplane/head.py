@@ -26,6 +26,7 @@ HOP_BY_HOP = frozenset(
 )
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})\r\n")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=\-]+)(?::[0-9]{0,5})?")
 _ONCE = frozenset(
     {
@@ -44,6 +45,24 @@ _KEPT = _ONCE | {b"transfer-encoding", b"connection", b"upgrade", b"content-enco
 """Headers that decide something here; looked up by name."""
 
 
+class Prepared:
+    """What follows from a head alone, worked out once: a client that keeps its connection sends the same one again.
+
+    `digest` is what the caller's credential is looked up by (None: there is no credential, or `refusal` says what is wrong
+    with the head); `forwarded` are the header lines that go on to an engine.
+    """
+
+    __slots__ = ("client_id", "credential", "digest", "forwarded", "max_wait_s", "refusal")
+
+    def __init__(self) -> None:
+        self.refusal: FirstError | None = None
+        self.credential: str | None = None
+        self.digest = b""
+        self.forwarded = b""
+        self.max_wait_s: float | None = None
+        self.client_id = ""
+
+
 class Head:
     """One request's head. `headers` are all of them, names in lower case; `named` holds those that decide something."""
 
@@ -55,6 +74,7 @@ class Head:
         "method",
         "minor",
         "named",
+        "prepared",
         "target",
         "upgrade",
     )
@@ -69,6 +89,7 @@ class Head:
         self.chunked = False
         self.keep_alive = True
         self.upgrade = False
+        self.prepared: Prepared | None = None
 
     @property
     def has_body(self) -> bool:
@@ -78,6 +99,36 @@ class Head:
     def get(self, name: bytes) -> bytes:
         """Return a deciding header's value, b"" when there is none."""
         return self.named.get(name, b"")
+
+
+class HeadReader:
+    """Reads the heads of one connection, one after the other.
+
+    The last one is remembered without its Content-Length: most clients send the same head with every request, so it is
+    parsed and judged once. The same `Head` comes back with another length; the one before has been answered by then.
+    """
+
+    __slots__ = ("_key", "_last")
+
+    def __init__(self) -> None:
+        self._key = b""
+        self._last: Head | None = None
+
+    def read(self, raw: bytes) -> Head:
+        """Read one head, which must be complete and end in its empty line; raises FirstError."""
+        match = _LENGTH.search(raw)
+        if match is None:
+            return read_head(raw)
+        start, end = match.span(1)
+        key = raw[:start] + raw[end:]
+        last = self._last
+        if last is not None and key == self._key:
+            last.length = int(match[1])
+            return last
+        head = read_head(raw)
+        if head.length == int(match[1]):
+            self._key, self._last = key, head
+        return head
 
 
 class _Collector:
@@ -209,5 +260,3 @@ def head_end(buffer: bytes, limit: int) -> int:
         raise bad("A line of the head ends in LF alone; HTTP/1.1 asks for CR LF.")
     return 0
 
-
-__all__ = ["HOP_BY_HOP", "FirstError", "Head", "head_end", "read_head"]

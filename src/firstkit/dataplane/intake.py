@@ -12,7 +12,7 @@ from firstkit.core.errors import FirstError, InternalError, InvalidRequest, TooL
 from firstkit.core.principal import Principal
 from firstkit.dataplane.body import Body
 from firstkit.dataplane.form import read_form
-from firstkit.dataplane.head import Head
+from firstkit.dataplane.head import Head, Prepared
 from firstkit.dataplane.peek import Buffer, Read
 from firstkit.dataplane.routes import InferenceRoute
 
@@ -50,82 +50,99 @@ def client_id_of(head: Head) -> str:
     return text if text.isascii() and text.isprintable() else ""
 
 
+def check_expectation(head: Head) -> None:
+    """Refuse an Expect header that asks for anything but 100-continue."""
+    expect = head.named.get(b"expect")
+    if expect is not None and expect.lower() != b"100-continue":
+        raise InvalidRequest("The only expectation met here is 100-continue.", code="expectation_failed")
+
+
+def prepare(head: Head, route: InferenceRoute) -> Prepared:
+    """Work out what follows from a head alone."""
+    prepared = Prepared()
+    prepared.client_id = client_id_of(head)
+    lines = [
+        b"%b: %b\r\n" % pair for pair in head.headers if pair[0] in _FORWARDED or pair[0].startswith(_FORWARDED_PREFIX)
+    ]
+    prepared.forwarded = b"".join(lines)
+    try:
+        _judge(head, route, prepared)
+    except FirstError as error:
+        prepared.refusal = error
+    head.prepared = prepared
+    return prepared
+
+
+def _judge(head: Head, route: InferenceRoute, prepared: Prepared) -> None:
+    if head.method != "POST":
+        allow = (("allow", "POST, OPTIONS"),)
+        raise InvalidRequest(f"{route.path} takes POST only.", code="method_not_allowed", headers=allow)
+    check_expectation(head)
+    named = head.named
+    coding = named.get(b"content-encoding")
+    if coding is not None and coding.lower() != b"identity":
+        raise InvalidRequest("Send the body without Content-Encoding.", code="unsupported_media_type")
+    wait = named.get(b"x-first-max-wait")
+    if wait is not None:
+        prepared.max_wait_s = _seconds(wait)
+    prepared.credential = credential_of(head)
+    if prepared.credential is None:
+        raise Unauthenticated(
+            "No API key was given. Send it as Authorization: Bearer API_KEY, or as x-api-key.", code="missing_api_key"
+        )
+    prepared.digest = digest_of(prepared.credential)
+
+
 class Intake:
     """Ends in exactly one of the exchange's `taken_in` and `fail`, unless the client leaves before."""
 
-    __slots__ = ("_closed", "_complete", "_exchange", "_limit", "body", "forwarded", "headers", "max_wait_s", "principal", "read")
+    principal: Principal | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    body: Body | None = None
+    read: Read | None = None
+    _limit = 0
+    _complete = False
+    _closed = False
 
     def __init__(self, exchange: InferenceExchange) -> None:
         self._exchange = exchange
-        self._limit = 0
-        self._complete = False
-        self._closed = False
-        self.principal: Principal | None = None
-        self.headers: tuple[tuple[str, str], ...] = ()
-        self.max_wait_s: float | None = None
-        self.forwarded = b""
-        self.body: Body | None = None
-        self.read: Read | None = None
 
     def begin(self, conn: Connection, head: Head, route: InferenceRoute) -> None:
-        """Judge the head and find the caller, at once if it is known; raises FirstError."""
-        if head.method != "POST":
-            raise InvalidRequest(
-                f"{route.path} takes POST only.", code="method_not_allowed", headers=(("allow", "POST, OPTIONS"),)
-            )
+        """Find the caller, at once if it is known; raises FirstError."""
+        prepared = head.prepared or prepare(head, route)
+        if prepared.refusal is not None:
+            raise prepared.refusal
         plane = conn.plane
-        self._limit = plane.settings.body_limits.get(route.path, plane.settings.body_limit)
-        self._judge(head)
-        credential = credential_of(head)
-        if credential is None:
-            raise Unauthenticated(
-                "No API key was given. Send it as Authorization: Bearer API_KEY, or as x-api-key.", code="missing_api_key"
-            )
-        principal = plane.identity.lookup(digest_of(credential))
-        if principal is not None:
-            self._admit(principal)
-        else:
-            plane.resolve(credential, self._resolved)
-
-    def _judge(self, head: Head) -> None:
-        named = head.named
-        expect = named.get(b"expect")
-        if expect is not None and expect.lower() != b"100-continue":
-            raise InvalidRequest("The only expectation met here is 100-continue.", code="expectation_failed")
-        coding = named.get(b"content-encoding")
-        if coding is not None and coding.lower() != b"identity":
-            raise InvalidRequest("Send the body without Content-Encoding.", code="unsupported_media_type")
-        if head.length is not None and head.length > self._limit:
+        settings = plane.settings
+        self._limit = limit = settings.body_limits.get(route.path, settings.body_limit)
+        if head.length is not None and head.length > limit:
             raise self._too_large()
-        wait = named.get(b"x-first-max-wait")
-        if wait is not None:
-            self.max_wait_s = _seconds(wait)
+        principal = plane.identity.lookup(prepared.digest)
+        if principal is not None:
+            self._admit(conn, principal)
+        elif prepared.credential is not None:
+            plane.resolve(prepared.credential, self._resolved)
 
     def _resolved(self, found: Principal | None, error: FirstError | None) -> None:
-        if self._closed:
+        conn = self._exchange.conn
+        if self._closed or conn is None:
             return
         if error is not None:
             self._exchange.fail(error)
         elif found is None:
-            self._exchange.fail(Unauthenticated("The API key is not known, has expired or was revoked."))
+            self._exchange.fail(unknown_key())
         else:
             try:
-                self._admit(found)
+                self._admit(conn, found)
             except FirstError as refused:
                 self._exchange.fail(refused)
 
-    def _admit(self, principal: Principal) -> None:
-        exchange = self._exchange
+    def _admit(self, conn: Connection, principal: Principal) -> None:
+        plane = conn.plane
         self.principal = principal
-        plane = exchange.plane
-        try:
-            self.headers = plane.admission.admit(principal, time.monotonic())
-        except FirstError as error:
-            self.headers = ()
-            raise error from None
-        self.body = plane.bodies.body()
-        if exchange.conn is not None:
-            exchange.conn.read_body()
+        self.headers = plane.admission.admit(principal, time.monotonic())
+        self.body = Body(plane.bodies)
+        conn.read_body()
 
     # -------------------------------------------------------------------------------------------------- the body
 
@@ -164,44 +181,50 @@ class Intake:
             self._examine(body)
 
     def _examine(self, body: Body) -> None:
-        route, peeker = self._exchange.route, self._exchange.plane.peeker
+        exchange = self._exchange
+        route, peeker = exchange.route, exchange.plane.peeker
         if not route.form:
             if not body.size:
                 raise InvalidRequest("The body is empty; a JSON object was expected.", code="invalid_json")
-            body.examine(peeker.read, self._examined)
+            if not body.spilled:
+                self._read(peeker.read(body.buffer()))
+            else:
+                body.examine(peeker.read, self._examined)
             return
-        content_type = self._exchange.head.get(b"content-type")
+        content_type = exchange.head.get(b"content-type")
 
         def work(buffer: Buffer) -> Read:
-            return Read(peek=read_form(buffer, content_type, peeker), opening=0, gives_stream_options=True)
+            return read_form(buffer, content_type, peeker)
 
         if not body.size:
             raise InvalidRequest("The body is empty; a multipart form was expected.", code="invalid_form")
-        body.examine(work, self._examined)
+        if not body.spilled:
+            self._read(work(body.buffer()))
+        else:
+            body.examine(work, self._examined)
 
     def _examined(self, result: object) -> None:
+        """Go on after a spilled body has been looked at in a thread."""
         if self._closed:
             return
         if isinstance(result, Read):
-            self.read = result
-            self._exchange.taken_in(result)
+            self._read(result)
         elif isinstance(result, FirstError):
             self._exchange.fail(result)
         else:
             self._exchange.fail(InternalError("The gateway could not read the request's body."))
 
-    def forward(self, head: Head, request_id: str) -> None:
-        """Write the header lines that go on to an engine."""
-        parts: list[bytes] = []
-        for pair in head.headers:
-            name = pair[0]
-            if name in _FORWARDED or name.startswith(_FORWARDED_PREFIX):
-                parts.append(b"%b: %b\r\n" % pair)
-        parts.append(f"x-request-id: {request_id}\r\n".encode())
-        self.forwarded = b"".join(parts)
+    def _read(self, read: Read) -> None:
+        self.read = read
+        self._exchange.taken_in(read)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The body is longer than the {self._limit} bytes that this route takes.")
+
+
+def unknown_key() -> Unauthenticated:
+    """Build the error for a credential that nobody knows."""
+    return Unauthenticated("The API key is not known, has expired or was revoked.")
 
 
 def _seconds(given: bytes) -> float:
@@ -212,4 +235,3 @@ def _seconds(given: bytes) -> float:
     if not math.isfinite(value) or value < 0:
         raise InvalidRequest("x-first-max-wait must be a number of seconds, zero or more.", code="invalid_header")
     return value
-

@@ -19,7 +19,7 @@ from firstkit.core.settings import GatewaySettings
 from firstkit.core.topology import Address, Snapshot
 from firstkit.dataplane import cors
 from firstkit.dataplane.answers import Local, LocalAnswer
-from firstkit.dataplane.api import ApiExchange
+from firstkit.dataplane.api import API_DROPPED, ApiExchange
 from firstkit.dataplane.attempt import Attempt
 from firstkit.dataplane.body import BodyAccount
 from firstkit.dataplane.books import Books
@@ -97,7 +97,7 @@ class Plane:
         )
         self._dialler = Dialler(loop=self.loop, wheel=wheel, settings=settings, client_tls=client_tls)
         self.pools = Pools(self._dialler)
-        self.api_pool = Pool(self._dialler, api) if api is not None else None
+        self.api_pool = Pool(self._dialler, api, dropped=API_DROPPED) if api is not None else None
         self._watches = Watches(self._dialler, on_alive=dispatcher.alive, on_dead=dispatcher.dead)
         self._books = Books(telemetry, admission=admission, records=records)
         self._gauges(telemetry)
@@ -122,6 +122,15 @@ class Plane:
         """Take in which instances there are, after the dispatcher has."""
         self._watches.set_routes(snapshot.routes)
         self.pools.keep_only(frozenset(route.instance for route in snapshot.routes))
+
+    @property
+    def has_client_tls(self) -> bool:
+        """Tell whether doors can be dialled."""
+        return self._dialler.client_tls is not None
+
+    def use_client_tls(self, context: ssl.SSLContext) -> None:
+        """Dial doors with this context's certificate from now on."""
+        self._dialler.client_tls = context
 
     def reload(self, settings: GatewaySettings) -> None:
         """Take other settings for requests to come; sockets and what is under way stay as they are."""
@@ -185,11 +194,12 @@ class Plane:
     def exchange_for(self, conn: Connection, head: Head) -> Exchange:
         """Decide who answers a request."""
         target = head.target
-        if cors.is_preflight(head):
+        if head.method == "OPTIONS" and cors.is_preflight(head):
             told = LocalAnswer(status=204, body=b"")
             return LocalExchange(conn, head, told, extra=cors.preflight(head, self.settings.cors_origins))
-        if target.kind is Kind.INFERENCE and not (head.method == "OPTIONS"):
-            return InferenceExchange(conn, head)
+        route = target.route
+        if route is not None and head.method != "OPTIONS":
+            return InferenceExchange(conn, head, target, route)
         if target.kind is not Kind.API:
             told = LocalAnswer(status=204, body=b"", headers=(("allow", cors.ALLOWED_METHODS.decode()),))
             return LocalExchange(conn, head, told)

@@ -15,11 +15,24 @@ from typing import Any, Protocol
 from firstkit.core.health.liveness import Failure
 from firstkit.core.settings import GatewaySettings
 from firstkit.core.topology import Address, AddressKind, Route
+from firstkit.dataplane.cors import RESPONSE_HEADERS
+from firstkit.dataplane.reply import ReplyReader
 from firstkit.dataplane.timers import Wheel
 from firstkit.dataplane.upstream import Upstream
 
 IDLE_S = 30.0
 """How long an unused connection is kept."""
+
+ENGINE_DROPPED = RESPONSE_HEADERS | {
+    b"server",
+    b"set-cookie",
+    b"x-request-id",
+    b"x-first-cluster",
+    b"x-first-instance",
+    b"strict-transport-security",
+    b"alt-svc",
+}
+"""Headers of an engine that are not the client's business, or that the gateway sets itself."""
 
 KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVE_COUNT = 10, 5, 3
 
@@ -116,7 +129,10 @@ def watch_over(sock: socket.socket | None, user_timeout_s: float) -> None:
 
 
 class Pool:
-    """The connections to one address. `parked`: they come from a door, and none can be dialled."""
+    """The connections to one address.
+
+    `parked`: they come from a door, and none can be dialled. `dropped` are headers of its answers that do not go on.
+    """
 
     __slots__ = (
         "_dialler",
@@ -126,14 +142,18 @@ class Pool:
         "_names",
         "_open",
         "_paths",
+        "_reader",
         "_waiting",
         "address",
         "closed",
         "parked",
     )
 
-    def __init__(self, dialler: Dialler, address: Address, *, parked: bool = False) -> None:
+    def __init__(
+        self, dialler: Dialler, address: Address, *, dropped: frozenset[bytes], parked: bool = False
+    ) -> None:
         self._dialler = dialler
+        self._reader = ReplyReader(dropped)
         self._idle: list[Upstream] = []
         self._open: set[Upstream] = set()
         self._waiting: deque[Dial] = deque()
@@ -211,7 +231,7 @@ class Pool:
 
     def new(self) -> Upstream:
         """Make the protocol of a connection that is yet to be opened."""
-        return Upstream(self._dialler.wheel, self._dialler.settings.upstream_idle_s)
+        return Upstream(self._dialler.wheel, self._dialler.settings.upstream_idle_s, self._reader)
 
     def close(self) -> None:
         """Close idle connections, and each of the others when it is given back."""
@@ -302,7 +322,7 @@ class Pools:
                 return pool
             if pool is not None:
                 pool.close()
-            pool = self._pools[route.instance] = Pool(self._dialler, route.address)
+            pool = self._pools[route.instance] = Pool(self._dialler, route.address, dropped=ENGINE_DROPPED)
         return pool
 
     def keep_only(self, instances: frozenset[str]) -> None:

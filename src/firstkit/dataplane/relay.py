@@ -10,22 +10,10 @@ from firstkit.core.request import Dialect, Usage
 from firstkit.core.stream.meter import StreamMeter, is_usage_chunk
 from firstkit.core.stream.sse import Splitter, split
 from firstkit.core.stream.usage import HEAD_BYTES, TAIL_BYTES, find_usage
-from firstkit.dataplane.cors import RESPONSE_HEADERS
 from firstkit.dataplane.framing import LAST_CHUNK, Framing, chunk
+from firstkit.dataplane.plain import plain_usage
 from firstkit.dataplane.reply import Reply, status_line
 from firstkit.wire.problems import error_event
-
-EVENT_STREAM = b"text/event-stream"
-_DROPPED = RESPONSE_HEADERS | {
-    b"server",
-    b"set-cookie",
-    b"x-request-id",
-    b"x-first-cluster",
-    b"x-first-instance",
-    b"strict-transport-security",
-    b"alt-svc",
-}
-"""Headers of an engine that are not the client's business, or that the gateway sets itself."""
 
 
 class Out(Protocol):
@@ -39,57 +27,55 @@ class Out(Protocol):
     def reset(self) -> None: ...
 
 
+class Nowhere:
+    """Where an answer goes whose client has left: it is only metered."""
+
+    minor = 1
+
+    def write(self, data: bytes) -> None:
+        """Drop it."""
+
+    def will_close(self) -> bool:
+        """Say that nothing follows."""
+        return True
+
+    def close_after_answer(self) -> None:
+        """Nothing is open."""
+
+    def reset(self) -> None:
+        """Nothing is open."""
+
+
+NOWHERE: Out = Nowhere()
+
+
 class Relay:
     """Writes one answer to a client.
 
     `swallow_usage`: the usage chunk was asked for by us, so the client does not see it. `events`: a stream of events is
-    held event by event, metered, and ended in an error event at a break. `dropped` are headers that do not go on.
+    held event by event, metered, and ended in an error event at a break.
     """
 
-    __slots__ = (
-        "_chunked",
-        "_dialect",
-        "_dropped",
-        "_events",
-        "_head_kept",
-        "_left",
-        "_out",
-        "_splitter",
-        "_swallow",
-        "_tail_kept",
-        "body_bytes",
-        "ended",
-        "meter",
-        "opened",
-        "status",
-    )
+    # Plain class attributes instead of slots: one is made for every request, and most of these never change.
+    meter: StreamMeter | None = None
+    body_bytes = 0
+    status = 0
+    opened = False
+    """The head has gone out."""
+    ended = False
+    """The answer is complete, as far as the client is concerned."""
+    _splitter: Splitter | None = None
+    _chunked = False
+    _left: int | None = None
+    _whole: bytes | None = None
+    _head_kept = b""
+    _tail_kept = b""
 
-    def __init__(
-        self,
-        out: Out,
-        dialect: Dialect,
-        *,
-        swallow_usage: bool = False,
-        events: bool = True,
-        dropped: frozenset[bytes] = _DROPPED,
-    ) -> None:
+    def __init__(self, out: Out, dialect: Dialect, *, swallow_usage: bool = False, events: bool = True) -> None:
         self._out = out
         self._dialect = dialect
         self._events = events
-        self._dropped = dropped
         self._swallow = swallow_usage
-        self._splitter: Splitter | None = None
-        self._chunked = False
-        self._left: int | None = None
-        self._head_kept = b""
-        self._tail_kept = b""
-        self.meter: StreamMeter | None = None
-        self.body_bytes = 0
-        self.status = 0
-        self.opened = False
-        """The head has gone out."""
-        self.ended = False
-        """The answer is complete, as far as the client is concerned."""
 
     @property
     def streams(self) -> bool:
@@ -113,6 +99,7 @@ class Relay:
             b"x-accel-buffering: no\r\n" + extra
         )
         self._begin_events()
+        self.status = 200
         self._out.write(self._finish_head(head, None) + self._frame(comment))
 
     def comment(self, comment: bytes) -> None:
@@ -123,16 +110,22 @@ class Relay:
 
     def open(self, reply: Reply, extra: bytes, payload: bytes, *, done: bool, now: float) -> None:
         """Pass on an engine's head (unless one has gone out already) with the first part of its body."""
-        head = b""
-        if not self.opened:
-            self.status = reply.status
-            if self._events and reply.content_type.lower().startswith(EVENT_STREAM) and reply.framing is not Framing.NONE:
-                self._begin_events()
-                self.status = reply.status
-            lines = [status_line(reply.status)]
-            lines += [b"%b: %b\r\n" % pair for pair in reply.headers if pair[0] not in self._dropped]
-            lines.append(extra)
-            head = self._finish_head(b"".join(lines), reply)
+        if self.opened:
+            self._out.write(self._pass(payload, None, done=done, now=now))
+            return
+        shape = reply.shape
+        self.status = shape.status
+        if done and not shape.events and shape.framing is Framing.LENGTH:
+            # the whole of a plain answer in one piece, as most are
+            self.opened = self.ended = True
+            self.body_bytes = len(payload)
+            self._whole = payload
+            end = b"connection: close\r\n\r\n" if self._out.will_close() else b"\r\n"
+            self._out.write(b"%b%bcontent-length: %d\r\n%b%b" % (shape.block, extra, len(payload), end, payload))
+            return
+        if self._events and shape.events and shape.framing is not Framing.NONE:
+            self._begin_events()
+        head = self._finish_head(shape.block + extra, reply)
         self._out.write(head + self._pass(payload, None, done=done, now=now))
 
     def payload(self, payload: bytes, framed: bytes | None, *, done: bool, now: float) -> None:
@@ -170,6 +163,8 @@ class Relay:
         """Say what the answer told of its tokens."""
         if self.meter is not None:
             return self.meter.usage()
+        if self._whole is not None:
+            return plain_usage(self._whole)
         return find_usage(self._head_kept, self._tail_kept) or Usage()
 
     # -------------------------------------------------------------------------------------------------- parts
@@ -177,16 +172,16 @@ class Relay:
     def _begin_events(self) -> None:
         self._splitter = Splitter()
         self.meter = StreamMeter(self._dialect)
-        self.status = 200
 
     def _finish_head(self, head: bytes, reply: Reply | None) -> bytes:
         """Add framing and end; a stream of events is always chunked, so that it can end in an error event."""
         self.opened = True
         out = self._out
-        if reply is not None and reply.framing is Framing.NONE:
+        framing = reply.shape.framing if reply is not None else None
+        if reply is not None and framing is Framing.NONE:
             if reply.length is not None and reply.status not in {204, 304}:
                 head += b"content-length: %d\r\n" % reply.length
-        elif reply is not None and reply.framing is Framing.LENGTH and self._splitter is None:
+        elif reply is not None and framing is Framing.LENGTH and self._splitter is None:
             self._left = reply.length or 0
             head += b"content-length: %d\r\n" % self._left
         elif out.minor:
@@ -200,7 +195,8 @@ class Relay:
         """Turn body bytes into what the client gets."""
         splitter = self._splitter
         if splitter is None:
-            self._keep(payload)
+            if self._events:
+                self._keep(payload)
             whole = payload
         else:
             whole = splitter.feed(payload) if payload else b""
@@ -211,7 +207,6 @@ class Relay:
                 if meter is not None:
                     meter.feed(whole, now)
                 if self._swallow and b'"usage"' in whole:
-                    framed = None
                     whole = b"".join(block for block in split(whole) if not is_usage_chunk(block))
         self.body_bytes += len(whole)
         if done:

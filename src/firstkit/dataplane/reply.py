@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 
 import httptools
@@ -11,6 +12,10 @@ from firstkit.dataplane.framing import Body, ChunkedBody, CloseBody, Framing, Fr
 from firstkit.dataplane.head import HOP_BY_HOP
 
 HEAD_LIMIT = 64 * 1024
+EVENT_STREAM = b"text/event-stream"
+
+_MEMO_MOST = 64
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})\r\n")
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -20,37 +25,86 @@ def status_line(status: int) -> bytes:
     return STATUS_LINES.get(status) or f"HTTP/1.1 {status} Status\r\n".encode()
 
 
-class Reply:
-    """An answer's head. `headers` are those that may go on, names in lower case; framing headers are not among them."""
+class Shape:
+    """Everything of an answer's head but the length: the same for many answers, and never changed once read.
 
-    __slots__ = ("content_type", "framing", "headers", "keep_alive", "length", "minor", "status", "upgrade")
+    `block` is the status line with the header lines that go on to the client.
+    """
+
+    __slots__ = ("block", "events", "framing", "keep_alive", "status", "upgrade")
 
     def __init__(self) -> None:
         self.status = 0
-        self.minor = 1
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.block = b""
         self.framing = Framing.NONE
-        self.length: int | None = None
-        self.content_type = b""
+        self.events = False
         self.keep_alive = True
         self.upgrade: bytes | None = None
 
+
+class Reply:
+    """An answer's head."""
+
+    __slots__ = ("length", "shape", "status")
+
+    def __init__(self, shape: Shape, length: int | None) -> None:
+        self.shape = shape
+        self.status = shape.status
+        self.length = length
+
     def body(self) -> Body:
         """Make the decoder of the body."""
-        if self.framing is Framing.CHUNKED:
+        framing = self.shape.framing
+        if framing is Framing.CHUNKED:
             return ChunkedBody(strict_trailers=False)
-        if self.framing is Framing.CLOSE:
+        if framing is Framing.CLOSE:
             return CloseBody()
-        return LengthBody((self.length or 0) if self.framing is Framing.LENGTH else 0)
+        return LengthBody((self.length or 0) if framing is Framing.LENGTH else 0)
+
+
+class ReplyReader:
+    """Reads the heads of one upstream's answers. `dropped` are headers that do not go on to the client.
+
+    An upstream's heads differ in little but the length, so the last few are remembered without it.
+    """
+
+    __slots__ = ("_dropped", "_memo")
+
+    def __init__(self, dropped: frozenset[bytes]) -> None:
+        self._dropped = dropped | HOP_BY_HOP | {b"content-length"}
+        self._memo: dict[bytes, Shape] = {}
+
+    def read(self, raw: bytes, *, to_head: bool) -> Reply:
+        """Read one complete head; `to_head` tells that it answers a HEAD request. Raises FramingError."""
+        match = _LENGTH.search(raw)
+        if match is None:
+            key, length = raw, None
+        else:
+            start, end = match.span(1)
+            key, length = raw[:start] + raw[end:], int(match[1])
+        memo = self._memo
+        shape = memo.get(key)
+        if shape is not None and not to_head:
+            return Reply(shape, length)
+        collector = _Collector(self._dropped)
+        shape = _read_shape(raw, collector, to_head=to_head)
+        if not to_head and length == collector.length and shape.status >= 200:
+            if len(memo) >= _MEMO_MOST:
+                memo.clear()
+            memo[key] = shape
+        return Reply(shape, collector.length)
 
 
 class _Collector:
     """What httptools calls back while it reads one head."""
 
-    __slots__ = ("complete", "connection", "coding", "reply")
+    __slots__ = ("coding", "complete", "connection", "dropped", "lines", "length", "shape")
 
-    def __init__(self) -> None:
-        self.reply = Reply()
+    def __init__(self, dropped: frozenset[bytes]) -> None:
+        self.dropped = dropped
+        self.shape = Shape()
+        self.lines: list[tuple[bytes, bytes]] = []
+        self.length: int | None = None
         self.complete = 0
         self.coding = b""
         self.connection = b""
@@ -58,30 +112,26 @@ class _Collector:
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         value = value.strip(b" \t")
-        reply = self.reply
         if name == b"content-length":
-            if not value.isdigit() or len(value) > 18:
+            if not value.isdigit() or len(value) > 15:
                 raise FramingError("a length that is no number")
-            reply.length = int(value)
-        elif name == b"content-type":
-            reply.content_type = value
-            reply.headers.append((name, value))
+            self.length = int(value)
         elif name == b"transfer-encoding":
             self.coding = self.coding + b"," + value if self.coding else value
         elif name == b"connection":
             self.connection = self.connection + b"," + value if self.connection else value
         elif name == b"upgrade":
-            reply.upgrade = value
-        elif name not in HOP_BY_HOP:
-            reply.headers.append((name, value))
+            self.shape.upgrade = value
+        elif name not in self.dropped:
+            self.lines.append((name, value))
+            if name == b"content-type":
+                self.shape.events = value.lower().startswith(EVENT_STREAM)
 
     def on_headers_complete(self) -> None:
         self.complete += 1
 
 
-def read_reply(raw: bytes, *, to_head: bool) -> Reply:
-    """Read one complete head; `to_head` tells that it answers a HEAD request. Raises FramingError."""
-    collector = _Collector()
+def _read_shape(raw: bytes, collector: _Collector, *, to_head: bool) -> Shape:
     parser = httptools.HttpResponseParser(collector)
     try:
         parser.feed_data(raw)
@@ -91,31 +141,23 @@ def read_reply(raw: bytes, *, to_head: bool) -> Reply:
         raise FramingError(str(error)) from None
     if collector.complete != 1:
         raise FramingError("a head that cannot be read")
-    reply = collector.reply
-    reply.status = parser.get_status_code()
-    reply.minor = 1 if parser.get_http_version() == "1.1" else 0
-    connection = collector.connection.lower()
-    if connection:
-        tokens = {token.strip() for token in connection.split(b",")}
-        reply.keep_alive = b"close" not in tokens and (bool(reply.minor) or b"keep-alive" in tokens)
-        if tokens - {b"close", b"keep-alive", b"upgrade"}:
-            reply.headers = [(name, value) for name, value in reply.headers if name not in tokens]
-    else:
-        reply.keep_alive = bool(reply.minor)
-    _judge_framing(reply, collector.coding, to_head=to_head)
-    return reply
-
-
-def _judge_framing(reply: Reply, coding: bytes, *, to_head: bool) -> None:
-    status = reply.status
-    if coding and (not reply.minor or coding.strip().lower() != b"chunked" or reply.length is not None):
+    shape = collector.shape
+    shape.status = parser.get_status_code()
+    minor = parser.get_http_version() == "1.1"
+    tokens = {token.strip() for token in collector.connection.lower().split(b",")}
+    shape.keep_alive = b"close" not in tokens and (minor or b"keep-alive" in tokens)
+    lines = [b"%b: %b\r\n" % pair for pair in collector.lines if pair[0] not in tokens]
+    shape.block = status_line(shape.status) + b"".join(lines)
+    coding = collector.coding
+    if coding and (not minor or coding.strip().lower() != b"chunked" or collector.length is not None):
         raise FramingError("a transfer coding that is not understood")
-    if to_head or status < 200 or status in {204, 304}:
-        reply.framing = Framing.NONE
+    if to_head or shape.status < 200 or shape.status in {204, 304}:
+        shape.framing = Framing.NONE
     elif coding:
-        reply.framing = Framing.CHUNKED
-    elif reply.length is not None:
-        reply.framing = Framing.LENGTH
+        shape.framing = Framing.CHUNKED
+    elif collector.length is not None:
+        shape.framing = Framing.LENGTH
     else:
-        reply.framing = Framing.CLOSE
-        reply.keep_alive = False
+        shape.framing = Framing.CLOSE
+        shape.keep_alive = False
+    return shape

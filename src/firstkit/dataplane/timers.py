@@ -10,19 +10,24 @@ from collections.abc import Callable
 from typing import Protocol
 
 GRAIN_S = 0.05
+LOOK_S = 10.0
+"""An entry is looked at at least so often, whatever its deadline."""
+
 NEVER = float("inf")
-_NO_TICK = 1 << 62
+NO_TICK = 1 << 62
+"""What `tick` is of an entry that is not in the wheel."""
 
 
 class Due(Protocol):
     """Something with one deadline at a time.
 
-    `due` is the moment (monotonic seconds) after which `on_due` is called once; moving it later costs an assignment.
+    `due` is the moment (monotonic seconds) after which `on_due` is called once; `closed` takes the entry out of the wheel.
     `tick` belongs to the wheel.
     """
 
     due: float
     tick: int
+    closed: bool
 
     def on_due(self) -> None:
         """Act: the deadline has passed. `due` was set to NEVER before the call."""
@@ -32,8 +37,8 @@ class Due(Protocol):
 class Wheel:
     """Calls `on_due` at most one grain after the deadline.
 
-    An entry lies in the bucket of the earliest deadline it had; when that bucket's time comes, the deadline is looked at
-    again. An entry that is done sets `due` to NEVER (or leaves it: `on_due` must then do nothing).
+    `set` moves a deadline. Once an entry is in the wheel, assigning to `due` does as well, and costs nothing: later is
+    exact, and earlier is noticed within `LOOK_S`.
     """
 
     __slots__ = ("_armed_tick", "_buckets", "_handle", "_loop", "_ticks")
@@ -43,12 +48,12 @@ class Wheel:
         self._buckets: dict[int, list[Due]] = {}
         self._ticks: list[int] = []
         self._handle: asyncio.TimerHandle | None = None
-        self._armed_tick = _NO_TICK
+        self._armed_tick = NO_TICK
 
     def set(self, entry: Due, due: float) -> None:
-        """Move an entry's deadline, earlier or later."""
+        """Put an entry in, or move its deadline, earlier or later."""
         entry.due = due
-        tick = int(due / GRAIN_S) + 1 if due != NEVER else _NO_TICK
+        tick = int(due / GRAIN_S) + 1 if due != NEVER else int((time.monotonic() + LOOK_S) / GRAIN_S) + 1
         if tick < entry.tick:
             self._put(entry, tick)
 
@@ -65,7 +70,7 @@ class Wheel:
         self._handle = None
         self._buckets.clear()
         self._ticks.clear()
-        self._armed_tick = _NO_TICK
+        self._armed_tick = NO_TICK
 
     def _put(self, entry: Due, tick: int) -> None:
         entry.tick = tick
@@ -88,48 +93,49 @@ class Wheel:
 
     def _turn(self) -> None:
         self._handle = None
-        self._armed_tick = _NO_TICK
+        self._armed_tick = NO_TICK
         now = time.monotonic()
         while self._ticks and self._ticks[0] * GRAIN_S <= now:
             tick = heapq.heappop(self._ticks)
             for entry in self._buckets.pop(tick):
                 if entry.tick == tick:
-                    entry.tick = _NO_TICK
+                    entry.tick = NO_TICK
                     self._look(entry, now)
         if self._ticks and self._handle is None:
             self._arm()
 
     def _look(self, entry: Due, now: float) -> None:
+        if entry.closed:
+            return
         if entry.due <= now:
             entry.due = NEVER
             try:
                 entry.on_due()
             except Exception as error:  # noqa: BLE001 one entry's fault must not stop the others' deadlines
                 self._loop.call_exception_handler({"message": "a deadline's action failed", "exception": error})
-        elif entry.due != NEVER:
-            self.set(entry, entry.due)
-
-
-NO_TICK = _NO_TICK
-"""What `tick` of a new entry is."""
+        if not entry.closed and entry.tick == NO_TICK:
+            self._put(entry, int(min(entry.due, now + LOOK_S) / GRAIN_S) + 1)
 
 
 class Call:
     """One call that is to be made later."""
 
-    __slots__ = ("_act", "due", "tick")
+    __slots__ = ("_act", "closed", "due", "tick")
 
     def __init__(self, act: Callable[[], None]) -> None:
         self._act: Callable[[], None] | None = act
         self.due = NEVER
         self.tick = NO_TICK
+        self.closed = False
 
     def on_due(self) -> None:
+        """Make the call (called by the wheel)."""
         act, self._act = self._act, None
+        self.closed = True
         if act is not None:
             act()
 
     def cancel(self) -> None:
         """Call it off; too late does nothing."""
         self._act = None
-        self.due = NEVER
+        self.closed = True

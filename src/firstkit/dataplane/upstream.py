@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from firstkit.dataplane.framing import Body, ChunkedBody, CloseBody, FramingError, single_chunk
-from firstkit.dataplane.reply import HEAD_LIMIT, Reply, read_reply
+from firstkit.dataplane.reply import HEAD_LIMIT, Reply, ReplyReader
 from firstkit.dataplane.timers import NEVER, NO_TICK, Wheel
 
 INTERIM_LIMIT = 16
@@ -55,6 +55,7 @@ class Upstream(asyncio.Protocol):
         "_buffer",
         "_interim",
         "_loop_reading",
+        "_reader",
         "_to_head",
         "_transport",
         "_wheel",
@@ -70,8 +71,9 @@ class Upstream(asyncio.Protocol):
         "user",
     )
 
-    def __init__(self, wheel: Wheel, idle_s: float) -> None:
+    def __init__(self, wheel: Wheel, idle_s: float, reader: ReplyReader) -> None:
         self._wheel = wheel
+        self._reader = reader
         self._transport: asyncio.Transport | None = None
         self._buffer: bytes = b""
         self._interim = 0
@@ -97,8 +99,10 @@ class Upstream(asyncio.Protocol):
         self.reply = None
         self._interim = 0
         self._to_head = to_head
-        self._wheel.set(self, time.monotonic() + self.idle_s)
-        self.write(data)
+        self.due = time.monotonic() + self.idle_s  # the wheel looks at every entry often enough for this
+        transport = self._transport
+        if transport is not None and not self.closed:
+            transport.write(data)
 
     def write(self, data: bytes) -> None:
         """Send more of the request."""
@@ -115,6 +119,7 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport (called by the loop)."""
         self._transport = cast("asyncio.Transport", transport)
+        self._wheel.set(self, time.monotonic() + self.idle_s)
 
     def data_received(self, data: bytes) -> None:
         """Take what the other side sent (called by the loop)."""
@@ -156,7 +161,7 @@ class Upstream(asyncio.Protocol):
                     self._broken("a head that is too long")
                 return
             try:
-                reply = read_reply(data[: end + 4], to_head=self._to_head)
+                reply = self._reader.read(data[: end + 4], to_head=self._to_head)
             except FramingError as error:
                 self._broken(str(error))
                 return
@@ -171,7 +176,7 @@ class Upstream(asyncio.Protocol):
                 return
         self.reply = reply
         self.fresh = False
-        self.keep_alive = reply.keep_alive
+        self.keep_alive = reply.shape.keep_alive
         body = self.body = reply.body()
         if reply.status == 101:
             self.body = CloseBody()
@@ -254,7 +259,7 @@ class Upstream(asyncio.Protocol):
 
     def rest_until(self, due: float) -> None:
         """Close the connection if it is idle then."""
-        self._wheel.set(self, due)
+        self.due = due
 
     def abort(self) -> None:
         """Close at once; nobody hears of it any more."""
