@@ -103,7 +103,10 @@ class LlamaCppOptions(Options):
 
 
 class LlamaCpp:
-    """One slot of llama.cpp for each request in flight, so that nothing queues inside the engine."""
+    """One slot of llama.cpp for each request in flight, so that nothing queues inside the engine.
+
+    Threads are `args.threads`, else `resources.cpus`, else all cores that the job may use but one.
+    """
 
     traits = EngineTraits(
         kind="llamacpp",

@@ -114,6 +114,10 @@ def start(options: argparse.Namespace) -> Any:
     for setting in options.set:
         name, _, text = setting.partition("=")
         assign(params, name, text)
+    # Its threads wait for one another by spinning, so one core too many costs more than it brings; and it does not ask
+    # which cores it may use.
+    if params.cpuparams.n_threads <= 0:
+        params.cpuparams.n_threads = max(1, len(os.sched_getaffinity(0)) - 1)
     # An idle connection holds a thread: one for each slot, as many for pooled connections, some for probes.
     params.n_threads_http = 2 * params.n_parallel + 8
     return xllamacpp.Server(params)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real engines for the contract tests: each started once a module, by the launcher, as its adapter says."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from firstkit.adapters import demo
+from firstkit.adapters.engines.registry import load_engines
+from firstkit.core.catalog import Deployment, EngineSpec, Scaling
+from firstkit.testing.engine_run import EngineRun
+
+ROOT = Path(__file__).parents[3]
+VLLM_ENV = ROOT / ".venv-vllm"
+MAKE_WEIGHTS = ROOT / "tests" / "fixtures" / "engines" / "make_random_llama.py"
+NOBODY = 65534
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests of one engine together, those that end it last, whatever order the others are shuffled into."""
+    here = [
+        index
+        for index, item in enumerate(items)
+        if isinstance(item, pytest.Function) and "engine_run" in item.fixturenames
+    ]
+
+    def place(item: Any) -> tuple[Path, str, bool]:
+        return item.path, item.callspec.params["engine_run"], "ending" in item.fixturenames
+
+    ordered = sorted((items[index] for index in here), key=place)
+    for index, item in zip(here, ordered, strict=True):
+        items[index] = item
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short path, since a Unix socket lies in it."""
+    path = Path(tempfile.mkdtemp(prefix="first-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def vllm_env() -> Path:
+    if not (VLLM_ENV / ".installed").exists():
+        pytest.skip("vLLM's environment is not installed (make vllm-env)")
+    return VLLM_ENV
+
+
+@pytest.fixture(scope="session")
+def random_llama(vllm_env: Path, request: pytest.FixtureRequest) -> Path:
+    """Small random weights, made once and kept in pytest's cache."""
+    assert request.config.cache is not None
+    kept = request.config.cache.mkdir("random-llama") / "weights-1"
+    if not kept.exists():
+        with tempfile.TemporaryDirectory(dir=kept.parent) as making:
+            env = {"PATH": os.defpath, "HOME": making, "HF_HUB_OFFLINE": "1"}
+            argv = [str(vllm_env / "bin" / "python"), str(MAKE_WEIGHTS), str(Path(making) / "weights")]
+            subprocess.run(argv, cwd=making, env=env, check=True, capture_output=True, timeout=120)
+            (Path(making) / "weights").rename(kept)
+    return kept
+
+
+def llamacpp_deployment(**options: Any) -> Deployment:
+    engine = EngineSpec(
+        kind="llamacpp", model=str(demo.chat_gguf()), args={"threads": 1}, options={"context": 2048} | options
+    )
+    return Deployment(name="demo", model="demo", engine=engine, scaling=Scaling(in_flight=2))
+
+
+@pytest.fixture(scope="session")
+def llamacpp() -> Callable[..., Deployment]:
+    return llamacpp_deployment
+
+
+def deployment_of(kind: str, request: pytest.FixtureRequest) -> Deployment:
+    if kind == "llamacpp":
+        return llamacpp_deployment()
+    weights = str(request.getfixturevalue("random_llama"))
+    venv = str(request.getfixturevalue("vllm_env"))
+    if kind == "transformers":
+        engine = EngineSpec(kind=kind, model=weights, args={"device": "cpu"}, options={"venv": venv})
+        return Deployment(name="demo", model="lab/demo", engine=engine, scaling=Scaling(in_flight=1))
+    # float32: its bfloat16 attention dies of an illegal instruction at a short prompt where the processor has AMX.
+    args = {"dtype": "float32", "max-model-len": 2048, "enforce-eager": True, "gpu-memory-utilization": 0.3}
+    env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    engine = EngineSpec(kind=kind, model=weights, args=args, env=env, options={"venv": venv})
+    return Deployment(name="demo", model="lab/demo", engine=engine, scaling=Scaling(in_flight=8))
+
+
+REAL = ["llamacpp", pytest.param("vllm", marks=pytest.mark.vllm), pytest.param("transformers", marks=pytest.mark.vllm)]
+
+
+@pytest.fixture(scope="module", params=REAL)
+def engine_run(request: pytest.FixtureRequest) -> Iterator[EngineRun]:
+    """A real engine, ready."""
+    deployment = deployment_of(request.param, request)
+    path = Path(tempfile.mkdtemp(prefix="first-"))
+    try:
+        with EngineRun(load_engines()[request.param], deployment, path) as run:
+            run.wait_for("READY")
+            yield run
+    finally:
+        shutil.rmtree(path)
+
+
+def attempts_as_nobody(address: dict[str, Any], routes: list[tuple[str, str]]) -> dict[str, str]:
+    """Try each (method, path) without credential from a process of another uid; the status line or the error."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(read)
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            os.write(
+                write,
+                json.dumps({f"{method} {path}": _attempt(address, method, path) for method, path in routes}).encode(),
+            )
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(answer)
+
+
+def _attempt(address: dict[str, Any], method: str, path: str) -> str:
+    family = socket.AF_UNIX if address["kind"] == "unix" else socket.AF_INET
+    target = address["path"] if address["kind"] == "unix" else (address["host"], address["port"])
+    body = b"" if method == "GET" else b'{"model":"demo","prompt":"x","messages":[{"role":"user","content":"x"}]}'
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.socket(family) as connection:
+        connection.settimeout(10)
+        try:
+            connection.connect(target)
+            connection.sendall(head.encode() + body)
+            return connection.recv(100).decode().split("\r\n")[0]
+        except OSError as error:
+            return type(error).__name__
+
+
+@pytest.fixture(scope="session")
+def as_nobody() -> Callable[[dict[str, Any], list[tuple[str, str]]], dict[str, str]]:
+    if os.geteuid() != 0:
+        pytest.skip("allowed: only root can become another user")
+    return attempts_as_nobody
