@@ -76,6 +76,28 @@ FAILURES = frozenset(
 """Ends that count towards back-off and hold; all others are part of normal life (law 2)."""
 
 
+HEALING = frozenset({Reason.SUBMIT_FAILED, Reason.NODE_FAILURE, Reason.JOB_LOST})
+"""Failures of the site, which pass by themselves: they delay the next try, but never hold a deployment."""
+
+ENDS = FAILURES | frozenset(
+    {
+        Reason.SCALED_IN,
+        Reason.REMOVED,
+        Reason.STOPPED,
+        Reason.WALLTIME,
+        Reason.PREEMPTED,
+        Reason.CANCELLED,
+        Reason.DUPLICATE,
+        Reason.UNSUPERVISED,
+        Reason.SUPERSEDED,
+        Reason.OVERRIDE,
+        Reason.CLUSTER_STOPPED,
+        Reason.UPDATED,
+    }
+)
+"""Reasons for which something ends; all others only say how it is getting on."""
+
+
 def is_failure(reason: Reason) -> bool:
     """Tell whether an end for this reason counts as a failed start or a crash."""
     return reason in FAILURES

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from firstkit.core.catalog import Catalog, Deployment
@@ -29,25 +29,36 @@ class View:
     cordoned: bool = False
 
 
+def ends_at(instance: Instance, jobs: Mapping[str, Job]) -> float | None:
+    """Return the moment past which nothing may be routed to an instance; None is no end."""
+    job = jobs.get(instance.job) if instance.job else None
+    ends = [moment for moment in (instance.drain_by, job.ends_at if job else None) if moment is not None]
+    return min(ends) if ends else None
+
+
 def routes(
-    instances: Sequence[Instance],
+    instances: Iterable[Instance],
     *,
     jobs: Mapping[str, Job],
-    catalog: Catalog,
+    made_from: Callable[[Instance], Deployment | None],
     cordoned: frozenset[str],
     paths: Callable[[Deployment], frozenset[str]],
     served_name: Callable[[Deployment], str],
     now: float,
 ) -> tuple[Route, ...]:
-    """List the routes to READY and DRAINING instances that are not lost; cordoned ones take no new requests."""
+    """List the routes to READY and DRAINING instances that are not lost; cordoned ones take no new requests.
+
+    `made_from` gives the deployment that an instance was made from, which may not be in the catalog any more.
+    """
     found: list[Route] = []
     for item in sorted(instances, key=lambda one: one.id):
-        deployment = catalog.deployments.get(item.deployment)
         serving = item.state in {InstanceState.READY, InstanceState.DRAINING} and item.ready_at is not None
-        if not serving or item.address is None or item.contact is Contact.LOST or deployment is None:
+        if not serving or item.address is None or item.contact is Contact.LOST:
             continue
-        job = jobs.get(item.job) if item.job else None
-        ends = [moment for moment in (item.drain_by, job.ends_at if job else None) if moment is not None]
+        deployment = made_from(item)
+        if deployment is None:
+            continue
+        end = ends_at(item, jobs)
         found.append(
             Route(
                 instance=item.id,
@@ -58,7 +69,7 @@ def routes(
                 address=item.address,
                 cap=deployment.scaling.in_flight,
                 draining=item.state is InstanceState.DRAINING or item.id in cordoned or item.deployment in cordoned,
-                ends_in_s=max(0.0, min(ends) - now) if ends else None,
+                ends_in_s=max(0.0, end - now) if end is not None else None,
                 served_name=served_name(deployment),
                 authorization=f"Bearer {item.engine_key}" if item.engine_key else None,
                 max_model_len=item.max_model_len,
@@ -71,22 +82,26 @@ def routes(
 def statuses(
     views: Sequence[View],
     *,
-    instances: Sequence[Instance],
+    instances: Iterable[Instance],
     jobs: Mapping[str, Job],
     catalog: Catalog,
     paths: Callable[[Deployment], frozenset[str]],
     now: float,
 ) -> tuple[ModelStatus, ...]:
     """Say for every model of the catalog how it is doing: its best deployment decides."""
+    of_deployment: dict[str, list[Instance]] = {}
+    for item in instances:
+        of_deployment.setdefault(item.deployment, []).append(item)
+    of_model: dict[str, list[View]] = {}
+    for view in views:
+        of_model.setdefault(view.deployment.model, []).append(view)
     found: list[ModelStatus] = []
     for model in catalog.models.values():
-        mine = [view for view in views if view.deployment.model == model.name]
-        each = [
-            _status(view, [item for item in instances if item.deployment == view.deployment.name], jobs, now)
-            for view in mine
-        ]
+        mine = of_model.get(model.name, [])
+        each = [_status(view, of_deployment.get(view.deployment.name, []), jobs, now) for view in mine]
         best = min(each, key=_rank) if each else _no_deployment(model.name)
-        lengths = [item.max_model_len for item in instances if item.model == model.name and item.max_model_len]
+        own = (item for view in mine for item in of_deployment.get(view.deployment.name, []))
+        lengths = [item.max_model_len for item in own if item.max_model_len]
         served = frozenset[str]().union(*(paths(view.deployment) for view in mine))
         clusters = tuple(dict.fromkeys(view.deployment.cluster or view.deployment.name for view in mine))
         found.append(

@@ -6,31 +6,59 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from firstkit.core.catalog import Catalog, Cluster, Deployment, Scaling
-from firstkit.core.instance.record import InstanceState
-from firstkit.core.job.record import Job, JobState
-from firstkit.core.reasons import Reason
-from firstkit.core.scaling import diff, failures, forecast, policy, signals
+from firstkit.core.catalog import Catalog, Deployment, Scaling
+from firstkit.core.instance.record import Contact, Instance, InstanceState
+from firstkit.core.scaling import diff, failures, policy, shares, signals
+from firstkit.core.scaling.room import Room, room
 from firstkit.core.snapshot import View
 from firstkit.ports.store import GatewayRow, Override
 from firstkit.services.world import World
 
-HOUR_S = 3600.0
+_COMING = frozenset({InstanceState.PLANNED, InstanceState.LOADING})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Overrides:
     """Operators' temporary changes, by kind and subject."""
 
-    rows: tuple[Override, ...] = ()
+    def __init__(self, rows: Sequence[Override] = ()) -> None:
+        self._rows = {(row.kind, row.subject): row for row in rows}
+        self._subjects: dict[str, frozenset[str]] = {}
+        for row in rows:
+            self._subjects[row.kind] = self._subjects.get(row.kind, frozenset()) | {row.subject}
 
     def find(self, kind: str, subject: str) -> Override | None:
         """Return the one override of that kind and subject."""
-        return next((row for row in self.rows if row.kind == kind and row.subject == subject), None)
+        return self._rows.get((kind, subject))
 
     def subjects(self, kind: str) -> frozenset[str]:
         """List the subjects of a kind."""
-        return frozenset(row.subject for row in self.rows if row.kind == kind)
+        return self._subjects.get(kind, frozenset())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """One deployment and what there is of it, before its part of the demand is known."""
+
+    deployment: Deployment
+    spec: str
+    instances: Sequence[Instance]
+    standing: failures.Standing
+    nodes: int
+    room: Room | None
+    stopped: bool
+    cordoned: bool
+    draining: bool
+
+    def has(self, states: frozenset[InstanceState]) -> bool:
+        """Tell whether an instance within reach is in one of these states."""
+        return any(item.state in states and item.contact is not Contact.LOST for item in self.instances)
+
+    @property
+    def barred(self) -> bool:
+        """Tell whether nothing may start now."""
+        full = self.room is not None and self.room.for_jobs_of(self.nodes) == 0
+        waits = self.standing.held or self.standing.wait_s > 0
+        return waits or self.stopped or self.cordoned or self.draining or full
 
 
 def views(
@@ -44,7 +72,50 @@ def views(
     drain_s: float,
     now: float,
 ) -> list[View]:
-    """Decide about every deployment in the file's order: an earlier one has a cluster's room and the queue first."""
+    """Decide about every deployment in the file's order: an earlier one has a cluster's room first."""
+    rooms = {
+        name: room(cluster.limits, world.jobs_on(name), nodes_of=lambda one: _nodes(catalog, one), now=now)
+        for name, cluster in catalog.clusters.items()
+    }
+    cases = [
+        _case(world, item, specs[item.name], rooms=rooms, overrides=overrides, patience=patience, now=now)
+        for item in catalog.deployments.values()
+    ]
+    demand = shares.share(_candidates(world, cases, gateways))
+    return [_view(world, case, demand[case.deployment.name], drain_s=drain_s, now=now) for case in cases]
+
+
+def _case(
+    world: World,
+    deployment: Deployment,
+    spec: str,
+    *,
+    rooms: Mapping[str, Room],
+    overrides: Overrides,
+    patience: failures.Patience,
+    now: float,
+) -> _Case:
+    """Gather what is known of one deployment."""
+    everything = world.instances_of(deployment.name)
+    scaling = _bounds(deployment, overrides)
+    release = overrides.find("release", deployment.name)
+    return _Case(
+        deployment=deployment if scaling is deployment.scaling else replace(deployment, scaling=scaling),
+        spec=spec,
+        instances=[item for item in everything if item.state is not InstanceState.ENDED],
+        standing=failures.standing(
+            everything, spec=spec, released_at=release.at if release else None, now=now, patience=patience
+        ),
+        nodes=deployment.resources.nodes if deployment.resources is not None else 0,
+        room=rooms.get(deployment.cluster or ""),
+        stopped=(deployment.cluster or "") in overrides.subjects("stop"),
+        cordoned=deployment.name in overrides.subjects("cordon"),
+        draining=deployment.name in overrides.subjects("drain"),
+    )
+
+
+def _candidates(world: World, cases: Sequence[_Case], gateways: Sequence[GatewayRow]) -> list[shares.Candidate]:
+    """Lay the demand of all gateways beside what there is of each deployment."""
     folded = signals.fold(
         (
             signals.ModelDemand(
@@ -57,65 +128,59 @@ def views(
             for gateway in gateways
             for row in gateway.demand
         ),
-        deployments=list(catalog.deployments.values()),
-        deployment_of={item.id: item.deployment for item in world.instances.values()},
+        deployments=[case.deployment for case in cases],
+        deployment_of=world.deployment_of,
     )
-    starts = [
-        forecast.Start(
-            deployment=row.deployment, spec=row.spec, job_wait_s=row.job_wait_s, boot_s=row.boot_s, load_s=row.load_s
-        )
-        for row in world.starts
-    ]
-    room = {name: _room(world, catalog, cluster, now) for name, cluster in catalog.clusters.items()}
-    served: set[str] = set()
-    found: list[View] = []
-    for deployment in catalog.deployments.values():
-        scaling = _bounds(deployment, overrides)
-        effective = replace(deployment, scaling=scaling)
-        spec = specs[deployment.name]
-        instances = [item for item in world.instances_of(deployment.name) if item.state is not InstanceState.ENDED]
-        seen = folded[deployment.name]
-        if deployment.model in served:
-            seen = replace(seen, waiting=0)
-        release = overrides.find("release", deployment.name)
-        standing = failures.standing(
-            world.instances_of(deployment.name),
-            spec=spec,
-            released_at=release.at if release else None,
-            now=now,
-            patience=patience,
-        )
-        serving = sum(1 for item in instances if item.state is InstanceState.READY)
-        cluster = deployment.cluster or ""
-        situation = diff.Situation(
-            deployment=effective,
-            spec=spec,
-            instances=instances,
-            need=policy.need(seen, scaling=scaling, serving=serving),
-            standing=standing,
-            now=now,
-            drain_s=drain_s,
-            room=room.get(cluster),
-            cluster_stopped=cluster in overrides.subjects("stop"),
-            cordoned=deployment.name in overrides.subjects("cordon"),
-            draining=deployment.name in overrides.subjects("drain"),
-        )
-        changes = diff.decide(situation)
-        left = room.get(cluster)
-        if left is not None:
-            room[cluster] = left - changes.start
-        if changes.verdict not in {Reason.HELD, Reason.CLUSTER_STOPPED, Reason.CORDONED, Reason.OVERRIDE}:
-            served.add(deployment.model)
+    found: list[shares.Candidate] = []
+    for case in cases:
+        item = case.deployment
+        serving, coming = case.has(frozenset({InstanceState.READY})), case.has(_COMING)
+        alive = (serving or coming) and not case.draining and not case.stopped
         found.append(
-            View(
-                deployment=effective,
-                changes=changes,
-                standing=standing,
-                usual=forecast.typical(starts, deployment=deployment.name, spec=spec),
-                cordoned=situation.cordoned,
+            shares.Candidate(
+                deployment=item.name,
+                model=item.model,
+                signals=folded[item.name],
+                capacity=item.scaling.max * item.scaling.in_flight,
+                serving=serving,
+                coming=coming,
+                able=alive or not case.barred,
             )
         )
     return found
+
+
+def _view(world: World, case: _Case, seen: signals.Signals, *, drain_s: float, now: float) -> View:
+    """Decide about one deployment, and take what it starts off its cluster's room."""
+    deployment = case.deployment
+    serving = sum(1 for item in case.instances if item.state is InstanceState.READY)
+    left = case.room
+    changes = diff.decide(
+        diff.Situation(
+            deployment=deployment,
+            spec=case.spec,
+            instances=case.instances,
+            need=policy.need(seen, scaling=deployment.scaling, serving=serving),
+            standing=case.standing,
+            now=now,
+            drain_s=drain_s,
+            room=left.for_jobs_of(case.nodes) if left is not None else None,
+            crowded=left is not None and left.crowded(case.nodes),
+            notes=left.notes(case.nodes) if left is not None else (),
+            cluster_stopped=case.stopped,
+            cordoned=case.cordoned,
+            draining=case.draining,
+        )
+    )
+    if left is not None:
+        left.take(changes.start, nodes=case.nodes)
+    return View(
+        deployment=deployment,
+        changes=changes,
+        standing=case.standing,
+        usual=world.usual(deployment.name, case.spec),
+        cordoned=case.cordoned,
+    )
 
 
 def _bounds(deployment: Deployment, overrides: Overrides) -> Scaling:
@@ -127,39 +192,7 @@ def _bounds(deployment: Deployment, overrides: Overrides) -> Scaling:
     return replace(deployment.scaling, min=low, max=max(low, row.value.get("max", deployment.scaling.max)))
 
 
-def _room(world: World, catalog: Catalog, cluster: Cluster, now: float) -> int | None:
-    """Say how many more jobs the cluster's hard limits allow; jobs on their way out still count, None is no bound.
-
-    A job's nodes are those that its deployment asks for now. Node-hours are those used in the last 24 hours.
-    """
-    limits = cluster.limits
-    mine = [job for job in world.jobs.values() if job.cluster == cluster.name]
-    live = [job for job in mine if job.state is not JobState.ENDED]
-    rooms: list[int] = []
-    if limits.jobs is not None:
-        rooms.append(limits.jobs - len(live))
-    if limits.nodes is not None:
-        largest = max((_nodes(catalog, item.name) for item in catalog.deployments.values()), default=1)
-        rooms.append((limits.nodes - sum(_nodes(catalog, job.deployment) for job in live)) // largest)
-    if limits.node_hours_per_day is not None:
-        used = sum(_node_hours(job, nodes=_nodes(catalog, job.deployment), now=now) for job in mine)
-        rooms.append(0 if used >= limits.node_hours_per_day else len(world.jobs) + 1)
-    if limits.submits_per_hour is not None:
-        recent = [job for job in mine if job.submitted_at is not None and now - job.submitted_at < HOUR_S]
-        waiting = [job for job in mine if job.state is JobState.PLANNED]
-        rooms.append(limits.submits_per_hour - len(recent) - len(waiting))
-    return max(0, min(rooms)) if rooms else None
-
-
 def _nodes(catalog: Catalog, deployment: str) -> int:
-    """Say how many nodes a job of a deployment holds."""
+    """Say how many nodes a job of a deployment holds, by what it asks for now."""
     item = catalog.deployments.get(deployment)
     return item.resources.nodes if item is not None and item.resources is not None else 1
-
-
-def _node_hours(job: Job, *, nodes: int, now: float) -> float:
-    """Say what a job has used in the last 24 hours."""
-    if job.running_at is None:
-        return 0.0
-    end = job.ended_at if job.ended_at is not None else now
-    return max(0.0, end - max(job.running_at, now - 24 * HOUR_S)) * nodes / HOUR_S

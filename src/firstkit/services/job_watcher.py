@@ -26,10 +26,15 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """One look at a cluster: the listing, and the files that were asked for."""
+    """One look at a cluster: the listing, and of the files that were asked for those that exist.
+
+    `asked` is empty when the files could not be read, so that nothing is concluded from their absence.
+    `begun_at` is on the monotonic clock.
+    """
 
     cluster: str
     observation: Observation
+    asked: tuple[str, ...] = ()
     files: dict[str, bytes] = field(default_factory=dict[str, bytes])
     begun_at: float = 0.0
 
@@ -37,11 +42,27 @@ class Observed:
 Happening = Submitted | Observed
 
 
+@dataclass(slots=True)
+class _Pause:
+    """How long to leave something alone after it failed: a second, doubled up to a minute."""
+
+    length_s: float = 0.0
+    until: float = float("-inf")
+
+    def failed(self, now: float) -> None:
+        self.length_s = min(60.0, max(1.0, self.length_s * 2))
+        self.until = now + self.length_s
+
+    def succeeded(self) -> None:
+        self.length_s, self.until = 0.0, float("-inf")
+
+
 class ClusterWorker:
     """Carry out what is asked of one cluster, in order of urgency; what comes of it goes to `deliver`.
 
-    Nothing asked is lost while the cluster cannot be reached: cancellations and files stay pending until they are done;
-    a submission whose outcome is unknown is reported as such and never repeated here (law 1).
+    Nothing asked is lost while the cluster cannot be reached: cancellations and files stay pending until they are done,
+    and hold up neither each other nor the looks. A submission whose outcome is unknown is reported as such and never
+    repeated here (law 1).
     """
 
     def __init__(
@@ -61,16 +82,19 @@ class ClusterWorker:
         self._submissions: list[tuple[str, Prepared]] = []
         self._cancels: set[str] = set()
         self._files: dict[str, RemoteFile] = {}
-        self._wanted_files: Callable[[], Sequence[str]] = tuple
+        self._wanted_files: Callable[[Observation], Sequence[str]] = lambda _: ()
         self._interval_s: Callable[[], float] = lambda: 30.0
         self._looked_at = float("-inf")
         self._asked_to_look = True
-        self._retry_s = 0.0
+        self._cancelling, self._writing = _Pause(), _Pause()
+        self._stopped = False
         self._wake = anyio.Event()
         self.trouble = ""
 
-    def configure(self, *, interval_s: Callable[[], float], wanted_files: Callable[[], Sequence[str]]) -> None:
-        """Say how often to look (asked anew each time) and which files to read with each look."""
+    def configure(
+        self, *, interval_s: Callable[[], float], wanted_files: Callable[[Observation], Sequence[str]]
+    ) -> None:
+        """Say how often to look (asked anew each time) and which files to read after each listing."""
         self._interval_s = interval_s
         self._wanted_files = wanted_files
 
@@ -98,27 +122,51 @@ class ClusterWorker:
         """Let the worker see what has changed."""
         self._wake.set()
 
+    def succeed(self, other: ClusterWorker) -> None:
+        """Take over what another worker of this cluster has not begun; it ends once it has done what it is at."""
+        self._submissions += other._submissions
+        self._cancels |= other._cancels
+        self._files = other._files | self._files
+        other._submissions, other._cancels, other._files = [], set(), {}
+        other.stop()
+        self.wake()
+
+    def stop(self) -> None:
+        """Let `run` return once what is under way is done."""
+        self._stopped = True
+        self.wake()
+
     async def run(self) -> None:
-        """Work until cancelled."""
-        while True:
+        """Work until stopped or cancelled."""
+        while not self._stopped:
             self._wake = anyio.Event()
-            if not await self._one():
-                rest_s = self._looked_at + self._interval_s() - self._clock.monotonic_s()
-                with anyio.move_on_after(max(0.01, rest_s, self._retry_s)):
+            if not await self._one() and not self._stopped:
+                with anyio.move_on_after(max(0.01, self._next_at() - self._clock.monotonic_s())):
                     await self._wake.wait()
 
+    def _next_at(self) -> float:
+        """Say when there is something to do again if nobody asks for anything."""
+        moments = [self._looked_at + self._interval_s()]
+        if self._cancels:
+            moments.append(self._cancelling.until)
+        if self._files:
+            moments.append(self._writing.until)
+        return min(moments)
+
     async def _one(self) -> bool:
-        """Do the most urgent thing; False when there is nothing to do now."""
+        """Do the most urgent thing that is due; False when there is nothing to do now."""
+        now = self._clock.monotonic_s()
         if self._submissions:
             job, prepared = self._submissions.pop(0)
             self._deliver(Submitted(job=job, answer=await self._submit(prepared)))
             return True
-        if self._cancels:
-            return await self._cancel()
-        if self._files:
-            return await self._write()
-        due = self._clock.monotonic_s() - self._looked_at >= self._interval_s()
-        if due or self._asked_to_look:
+        if self._cancels and now >= self._cancelling.until:
+            await self._cancel()
+            return True
+        if self._files and now >= self._writing.until:
+            await self._write()
+            return True
+        if self._asked_to_look or now - self._looked_at >= self._interval_s():
             await self._observe()
             return True
         return False
@@ -133,42 +181,53 @@ class ClusterWorker:
         results = await self._runner.run([command], deadline_s=COMMAND_DEADLINE_S)
         return self.scheduler.parse_submit(results[0])
 
-    async def _cancel(self) -> bool:
-        """Cancel all that is pending in one round; what may not have been done stays pending."""
-        ids = tuple(sorted(self._cancels))
-        results = await self._runner.run(self.scheduler.cancel(ids), deadline_s=COMMAND_DEADLINE_S)
-        if all(isinstance(result, Done) and result.code == 0 for result in results):
-            self._cancels.difference_update(ids)
-            self._asked_to_look = True
-            self._retry_s = 0.0
-            return True
-        self._retry_s = min(60.0, max(1.0, self._retry_s * 2))
-        return False
+    async def _cancel(self) -> None:
+        """Cancel all that is pending in one round.
 
-    async def _write(self) -> bool:
+        What may not have been run stays pending. What the scheduler refused does not: whoever still wants it asks
+        again, and one id that it does not like must not keep the others from being cancelled for ever.
+        """
+        ids, self._cancels = self._cancels, set()
+        results = await self._runner.run(self.scheduler.cancel(tuple(sorted(ids))), deadline_s=COMMAND_DEADLINE_S)
+        if all(isinstance(result, Done) for result in results):
+            self._cancelling.succeeded()
+        else:
+            self._cancels |= ids
+            self._cancelling.failed(self._clock.monotonic_s())
+        for result in results:
+            if not isinstance(result, Done):
+                self.trouble = result.detail
+            elif result.code != 0:
+                self.trouble = result.err.decode("utf-8", "replace").strip()[-300:] or f"exit code {result.code}"
+        self._asked_to_look = True
+
+    async def _write(self) -> None:
         """Write the pending files; those that could not be written stay pending unless replaced meanwhile."""
         files, self._files = self._files, {}
         result = await self._runner.put(tuple(files.values()), deadline_s=COMMAND_DEADLINE_S)
         if isinstance(result, Done):
-            self._retry_s = 0.0
-            return True
+            self._writing.succeeded()
+            return
         self.trouble = result.detail
         self._files = files | self._files
-        self._retry_s = min(60.0, max(1.0, self._retry_s * 2))
-        return False
+        self._writing.failed(self._clock.monotonic_s())
 
     async def _observe(self) -> None:
-        """Make the one listing and read the files asked for."""
+        """Make the one listing, then read the files asked for: what ended by then has said so in its files."""
         begun_at = self._clock.monotonic_s()
         self._asked_to_look = False
         results = await self._runner.run(self.scheduler.observe(), deadline_s=COMMAND_DEADLINE_S)
         observation = self.scheduler.parse(results)
         found: dict[str, bytes] = {}
-        paths = tuple(self._wanted_files())
+        paths = tuple(self._wanted_files(observation))
         if paths:
             read = await self._runner.read_many(paths, deadline_s=COMMAND_DEADLINE_S)
-            if not isinstance(read, Unknown):
+            if isinstance(read, Unknown):
+                paths = ()
+            else:
                 found = dict(read)
         self.trouble = "" if observation.complete else observation.detail or "the listing was incomplete"
         self._looked_at = self._clock.monotonic_s()
-        self._deliver(Observed(cluster=self.cluster, observation=observation, files=found, begun_at=begun_at))
+        self._deliver(
+            Observed(cluster=self.cluster, observation=observation, asked=paths, files=found, begun_at=begun_at)
+        )

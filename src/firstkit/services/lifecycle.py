@@ -118,27 +118,23 @@ class Lifecycle:
         return ids.encode(self._random(32), 48) if engine.launch(deployment).needs_key else None
 
     def drain(self, instance: str, reason: Reason, *, within_s: float, now: float) -> None:
-        """Ask an instance to end; what never served has nothing to finish."""
+        """Ask an instance to end, or to end sooner; what never served has nothing to finish."""
         item = self._world.instances[instance]
-        if item.state in _GOING:
+        drain_by = now + (within_s if item.ready_at is not None else 0.0)
+        if item.state is InstanceState.ENDED or (item.drain_by is not None and item.drain_by <= drain_by):
             return
-        served = item.ready_at is not None
         self._world.instance_event(
             instance,
-            InstanceEvent(
-                kind=InstanceEventKind.DRAIN_ASKED,
-                at=now,
-                reason=reason,
-                drain_by=now + (within_s if served else 0.0),
-            ),
+            InstanceEvent(kind=InstanceEventKind.DRAIN_ASKED, at=now, reason=reason, drain_by=drain_by),
         )
-        self._journal("drain", instance=instance, deployment=item.deployment, reason=reason)
+        if item.state is not InstanceState.DRAINING:
+            self._journal("drain", instance=instance, deployment=item.deployment, reason=reason)
 
     # ----------------------------------------------------------------------------------------------- all that is there
     def retire(self, catalog: Catalog, overrides: Overrides, *, now: float) -> None:
         """Drain what no deployment of the catalog wants any more, and what an operator drains or stops."""
         drained, stopped = overrides.subjects("drain"), overrides.subjects("stop")
-        for item in list(self._world.instances.values()):
+        for item in self._world.live_instances():
             if item.deployment not in catalog.deployments:
                 self.drain(item.id, Reason.REMOVED, within_s=self._drain_s, now=now)
             elif item.id in drained:
@@ -151,9 +147,9 @@ class Lifecycle:
 
     def retire_all(self, *, within_s: float, now: float) -> bool:
         """Drain everything, since this installation stops; return whether nothing is left."""
-        for item in list(self._world.instances.values()):
+        for item in self._world.live_instances():
             self.drain(item.id, Reason.STOPPED, within_s=within_s, now=now)
-        return not self._world.live_jobs()
+        return not self._world.live_jobs() and not self._world.live_instances()
 
     def finish_drains(
         self, gateways: Sequence[GatewayRow], *, published: Callable[[str], int | None], now: float
@@ -166,7 +162,7 @@ class Lifecycle:
                 continue
             if all(self._drained(item, gateways, published(item.id), now) for item in draining):
                 self._end(job, draining[0].drain_for or Reason.SCALED_IN, now)
-        for item in list(self._world.instances.values()):
+        for item in self._world.live_instances():
             gone = item.job is None and item.state is InstanceState.DRAINING
             if gone and self._drained(item, gateways, published(item.id), now):
                 event = InstanceEvent(kind=InstanceEventKind.JOB_ENDED, at=now, reason=item.drain_for)
@@ -183,12 +179,26 @@ class Lifecycle:
             for row in gateways
         )
 
-    def watch_boots(self, *, patience_s: float, now: float) -> None:
-        """End jobs that run but whose launcher never says a word."""
+    def watch_jobs(self, mute_at: Callable[[str], float | None], *, patience_s: float, now: float) -> None:
+        """End jobs that run for nothing: the launcher never says a word, or goes on though its instances have ended.
+
+        `mute_at` tells when a look last found that a job's launcher had written nothing: silence alone proves nothing,
+        the controller may have been away itself.
+        """
         for job in self._world.live_jobs():
-            if job.state is not JobState.RUNNING or job.running_at is None or now - job.running_at <= patience_s:
+            if job.state is not JobState.RUNNING or job.running_at is None:
                 continue
-            if all(item.heard_at is None for item in self._world.instances_of_job(job.id)):
+            instances = self._world.instances_of_job(job.id)
+            ended_at = [item.ended_at for item in instances if item.ended_at is not None]
+            mute = mute_at(job.id)
+            if len(ended_at) == len(instances):
+                if now - max(ended_at, default=job.running_at) > patience_s:
+                    self._end(job, Reason.ENGINE_EXIT, now)
+            elif (
+                mute is not None
+                and mute - job.running_at > patience_s
+                and all(item.heard_at is None for item in instances)
+            ):
                 self._end(job, Reason.NEVER_REGISTERED, now)
 
     def _end(self, job: Job, reason: Reason, now: float) -> None:

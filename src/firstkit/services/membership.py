@@ -18,12 +18,16 @@ from firstkit.wire import control
 _KINDS = {
     control.ReportedState.LOADING: InstanceEventKind.REPORTED_LOADING,
     control.ReportedState.READY: InstanceEventKind.REPORTED_READY,
+    control.ReportedState.DRAINING: InstanceEventKind.REPORTED_DRAINING,
     control.ReportedState.ENDED: InstanceEventKind.REPORTED_ENDED,
 }
 
 
 def take_report(world: World, status: control.Status, *, now: float, age_s: float) -> None:
-    """Apply one status. `age_s`: how long ago it was made; all its durations are counted from then."""
+    """Apply one status. `age_s`: how long ago it was made; all its durations are counted from then.
+
+    The job's id at the scheduler is not taken from it: only the scheduler's own word says which job is meant.
+    """
     job = world.jobs.get(status.job)
     if job is None or job.state is JobState.ENDED:
         return
@@ -37,14 +41,13 @@ def take_report(world: World, status: control.Status, *, now: float, age_s: floa
             at=at,
             reason=reason(status.reason),
             detail=status.detail or "",
-            scheduler_id=status.scheduler_id,
-            ends_at=_steady(job.ends_at, ends_at),
+            ends_at=ends_at,
         ),
     )
     mine = {item.id for item in world.instances_of_job(job.id)}
     for reported in status.instances:
         if reported.instance in mine:
-            _take_instance(world, job, reported, at=at)
+            _take_instance(world, job, reported, at=at, default=reason(status.reason))
     if ended:
         for item in world.instances_of_job(job.id):
             world.instance_event(
@@ -58,31 +61,20 @@ def take_report(world: World, status: control.Status, *, now: float, age_s: floa
             )
 
 
-def _steady(known: float | None, told: float | None) -> float | None:
-    """Keep the known end while a report differs by less than two seconds.
+def _take_instance(
+    world: World, job: Job, reported: control.ReportedInstance, *, at: float, default: Reason | None
+) -> None:
+    """Apply what a status says of one instance.
 
-    Clocks jitter, and every change is a write.
+    DRAINING is our own wish coming back, or the launcher's doing, since its job is to end (`default`: why).
     """
-    if known is not None and told is not None and abs(known - told) < 2.0:
-        return known
-    return told
-
-
-def _take_instance(world: World, job: Job, reported: control.ReportedInstance, *, at: float) -> None:
-    """Apply what a status says of one instance; DRAINING is our own wish coming back and tells only that it lives."""
-    kind = _KINDS.get(reported.state)
-    if kind is None:
-        if world.instances[reported.instance].state is not InstanceState.DRAINING:
-            return  # its job is being ended from outside; the end itself will be reported
-        world.amend(reported.instance, heard_at=at)
-        return
     tail = tuple(reported.exit.log_tail) if reported.exit else ()
     world.instance_event(
         reported.instance,
         InstanceEvent(
-            kind=kind,
+            kind=_KINDS[reported.state],
             at=at,
-            reason=reason(reported.reason),
+            reason=reason(reported.reason) or default,
             detail=reported.detail or "",
             address=_address(job, reported.address),
             fraction=reported.progress.fraction,
@@ -122,5 +114,6 @@ def desired(job: Job, instances: Sequence[Instance], *, now: float, gateways: li
             wants[item.id] = control.DesiredInstance(want=control.Want.DRAIN, within_s=within_s)
         elif item.state is not InstanceState.ENDED:
             wants[item.id] = control.DesiredInstance(want=control.Want.SERVE)
-    stop = job.ending_for is not None and job.state in {JobState.ENDING, JobState.SUBMITTING}
-    return control.Desired(job=job.id, version=0, instances=wants, stop_job=stop, gateways=gateways)
+    return control.Desired(
+        job=job.id, version=0, instances=wants, stop_job=job.ending_for is not None, gateways=gateways
+    )

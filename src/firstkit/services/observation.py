@@ -20,11 +20,19 @@ _EXPECTED = frozenset({JobState.SUBMITTING, JobState.QUEUED, JobState.RUNNING, J
 
 
 def take_observation(
-    world: World, observation: Observation, *, cluster: str, begun_at: float, now: float, settle_s: float
+    world: World,
+    observation: Observation,
+    *,
+    cluster: str,
+    begun_at: float,
+    answering_since: float,
+    now: float,
+    settle_s: float,
 ) -> list[str]:
     """Apply a listing; return the scheduler ids of our own jobs that nobody knows or wants, to be cancelled.
 
     `begun_at` (store time) is when the look began: a job submitted later proves nothing by its absence.
+    `answering_since`: since when the scheduler has answered without a long silence, as `settle_s` counts.
     """
     orphans: list[str] = []
     present: set[str] = set()
@@ -33,7 +41,9 @@ def take_observation(
         if tag is None:
             continue
         job = world.jobs.get(tag[1])
-        if job is None or job.cluster != cluster or _is_stray(job, seen):
+        if job is not None and job.cluster != cluster:
+            continue  # two clusters may be partitions of one scheduler, and each sees the other's jobs
+        if job is None or _is_stray(job, seen):
             if seen.phase in {JobPhase.WAITING, JobPhase.RUNNING}:
                 orphans.append(seen.scheduler_id)
             continue
@@ -42,7 +52,9 @@ def take_observation(
     if observation.complete:
         for job in world.live_jobs(cluster):
             if job.id not in present and job.state in _EXPECTED:
-                _take_absence(world, job, begun_at=begun_at, now=now, settle_s=settle_s)
+                _take_absence(
+                    world, job, begun_at=begun_at, answering_since=answering_since, now=now, settle_s=settle_s
+                )
     return orphans
 
 
@@ -52,13 +64,13 @@ def _is_stray(job: Job, seen: SeenJob) -> bool:
 
 
 def _take_seen(world: World, job: Job, seen: SeenJob, now: float) -> None:
-    """Apply one line of a listing; an unknown phase is no event."""
+    """Apply one line of a listing; an unknown phase is no event, but the job is there."""
     kind = _KINDS.get(seen.phase)
     if kind is None:
+        world.amend_job(job.id, absent_since=None)
         return
     ends_at = now + seen.time_left_s if seen.time_left_s is not None else None
-    if ends_at is not None and job.ends_at is not None and abs(ends_at - job.ends_at) < 2.0:
-        ends_at = job.ends_at
+    starts_at = now + seen.starts_in_s if seen.starts_in_s is not None else None
     world.job_event(
         job.id,
         JobEvent(
@@ -67,13 +79,22 @@ def _take_seen(world: World, job: Job, seen: SeenJob, now: float) -> None:
             reason=seen.reason,
             detail=seen.detail,
             scheduler_id=seen.scheduler_id,
-            ends_at=ends_at,
-            starts_at=now + seen.starts_in_s if seen.starts_in_s is not None else None,
+            ends_at=steady(job.ends_at, ends_at),
+            starts_at=steady(job.starts_at, starts_at),
         ),
     )
 
 
-def _take_absence(world: World, job: Job, *, begun_at: float, now: float, settle_s: float) -> None:
+def steady(known: float | None, told: float | None) -> float | None:
+    """Keep a known moment while what is told differs by two seconds at most: listings round."""
+    if known is not None and told is not None and abs(known - told) <= 2.0:
+        return known
+    return told
+
+
+def _take_absence(
+    world: World, job: Job, *, begun_at: float, answering_since: float, now: float, settle_s: float
+) -> None:
     """Let absence count only with a second source or after the settle time.
 
     The launcher's own report of its end is a second source. A launcher that still reports keeps its job alive whatever
@@ -86,7 +107,7 @@ def _take_absence(world: World, job: Job, *, begun_at: float, now: float, settle
     instances = world.instances_of_job(job.id)
     heard = max((item.heard_at or 0.0 for item in instances), default=0.0)
     reported_end = job.state is JobState.ENDING and job.ending_for is None
-    if not reported_end and (now - since < settle_s or now - heard < settle_s):
+    if not reported_end and now - max(since, answering_since, heard) < settle_s:
         return
     never = job.state is JobState.SUBMITTING and not job.scheduler_id
     world.job_event(

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from firstkit.core.catalog import Catalog, Deployment
-from firstkit.core.instance.record import InstanceState
+from firstkit.core.instance.record import Instance, InstanceState
 from firstkit.core.job.record import Job, JobState
-from firstkit.core.snapshot import View, routes, statuses
-from firstkit.core.topology import ModelStatus, Snapshot
+from firstkit.core.snapshot import View, ends_at, routes, statuses
+from firstkit.core.topology import ModelStatus, Route, Snapshot
 from firstkit.ports.engine import Engine
 from firstkit.ports.store import ControllerStore, Term
 from firstkit.services import membership
@@ -19,6 +19,28 @@ from firstkit.wire import control
 
 FRESH_FOR_S = 10.0
 TOUCH_EVERY_S = 3.0
+_NOTABLE_S = 2.0
+_NOTABLE = 0.1
+"""A prediction is told anew when it has moved by more than this many seconds and this part of itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Published:
+    """What the last snapshot said, so that the passing of time alone is no change."""
+
+    at: float
+    revision: int
+    routes: tuple[Route, ...]
+    ends: tuple[float | None, ...]
+    models: tuple[ModelStatus, ...]
+
+
+@dataclass(slots=True)
+class _Document:
+    """The newest desired document of a job; `content` None: it has to be written anew."""
+
+    version: int
+    content: object = None
 
 
 class Publisher:
@@ -27,11 +49,17 @@ class Publisher:
     def __init__(self, *, engines: Mapping[str, Engine], gateways: list[str]) -> None:
         self._engines = engines
         self._gateways = gateways
-        self._signature: object = None
+        self._published: _Published | None = None
         self._touched_at = float("-inf")
-        self._desired: dict[str, tuple[int, object]] = {}
+        self._desired: dict[str, _Document] = {}
         self._draining_since: dict[str, int] = {}
+        self._features: dict[int, tuple[Deployment, frozenset[str], str]] = {}
         self.version = 0
+
+    def resume(self, *, version: int, desired: Mapping[str, int]) -> None:
+        """Go on from what the store holds: versions only grow, whoever writes them."""
+        self.version = version
+        self._desired = {job: _Document(known) for job, known in desired.items()}
 
     def snapshot(
         self,
@@ -40,49 +68,41 @@ class Publisher:
         *,
         views: Sequence[View],
         cordoned: frozenset[str],
+        made_from: Callable[[Instance], Deployment | None],
         term: Term,
         now: float,
     ) -> Callable[[ControllerStore], bool] | None:
         """Build the snapshot; return what writes it (True: gateways must be told), or None when nothing is due."""
-        live = [item for item in world.instances.values() if item.state is not InstanceState.ENDED]
+        live = world.live_instances()
         found = routes(
             live,
             jobs=world.jobs,
-            catalog=catalog,
+            made_from=made_from,
             cordoned=cordoned,
             paths=self._paths,
             served_name=self._served_name,
             now=now,
         )
-        models = statuses(views, instances=live, jobs=world.jobs, catalog=catalog, paths=self._paths, now=now)
-        signature = (
-            catalog.revision,
-            tuple(replace(route, ends_in_s=_coarse(route.ends_in_s, now)) for route in found),
-            tuple(_signature(model, now) for model in models),
+        new = _Published(
+            at=now,
+            revision=catalog.revision,
+            routes=found,
+            ends=tuple(ends_at(world.instances[route.instance], world.jobs) for route in found),
+            models=statuses(views, instances=live, jobs=world.jobs, catalog=catalog, paths=self._paths, now=now),
         )
-        if signature == self._signature:
-            if now - self._touched_at < TOUCH_EVERY_S:
-                return None
-            self._touched_at = now
-
-            def touch(store: ControllerStore) -> bool:
-                store.touch_snapshot(term)
-                return False
-
-            return touch
-        self._signature = signature
-        self._touched_at = now
+        if self._published is not None and _same(self._published, new):
+            self._note_drains(live, found)
+            return self._touch(term, now)
+        self._published, self._touched_at = new, now
         self.version += 1
-        for route in found:
-            if route.draining:
-                self._draining_since.setdefault(route.instance, self.version)
+        self._note_drains(live, found)
         snapshot = Snapshot(
             version=self.version,
             epoch=term.epoch,
             revision=catalog.revision,
             fresh_for_s=FRESH_FOR_S,
             routes=found,
-            models=models,
+            models=new.models,
         )
 
         def write(store: ControllerStore) -> bool:
@@ -91,55 +111,99 @@ class Publisher:
 
         return write
 
+    def _touch(self, term: Term, now: float) -> Callable[[ControllerStore], bool] | None:
+        """Say now and then that the snapshot still holds."""
+        if now - self._touched_at < TOUCH_EVERY_S:
+            return None
+        self._touched_at = now
+
+        def touch(store: ControllerStore) -> bool:
+            store.touch_snapshot(term)
+            return False
+
+        return touch
+
+    def _note_drains(self, live: Sequence[Instance], found: Sequence[Route]) -> None:
+        """Keep for each instance since which version nothing new is sent to it: its route drains, or there is none."""
+        taking = {route.instance for route in found if not route.draining}
+        since = self._draining_since
+        self._draining_since = {item.id: since.get(item.id, self.version) for item in live if item.id not in taking}
+
     def _paths(self, deployment: Deployment) -> frozenset[str]:
-        return self._engines[deployment.engine.kind].paths(deployment)
+        return self._feature(deployment)[1]
 
     def _served_name(self, deployment: Deployment) -> str:
-        return self._engines[deployment.engine.kind].served_name(deployment)
+        return self._feature(deployment)[2]
 
-    def go_on_from(self, version: int) -> None:
-        """Number snapshots on from the last one of the controller before."""
-        self.version = version
+    def _feature(self, deployment: Deployment) -> tuple[Deployment, frozenset[str], str]:
+        """Ask an engine's adapter once for each deployment object, not at every tick."""
+        known = self._features.get(id(deployment))
+        if known is None or known[0] is not deployment:
+            if len(self._features) > 10_000:
+                self._features.clear()
+            engine = self._engines[deployment.engine.kind]
+            known = (deployment, engine.paths(deployment), engine.served_name(deployment))
+            self._features[id(deployment)] = known
+        return known
 
     def forget(self) -> None:
-        """Write everything anew at the next opportunity (after a failed write)."""
-        self._signature = None
-        self._desired.clear()
+        """Write everything anew at the next opportunity (after a failed write), under newer versions."""
+        self._published = None
+        for document in self._desired.values():
+            document.content = None
 
     def drain_published(self, instance: str) -> int | None:
-        """Return the snapshot version that first said an instance drains; None while none has."""
+        """Return the first snapshot version since which nothing new is sent to an instance; None while none is."""
         return self._draining_since.get(instance)
 
     def desired(self, world: World, *, now: float) -> list[tuple[Job, int, bytes]]:
         """List the desired documents that have changed, with their new versions."""
         changed: list[tuple[Job, int, bytes]] = []
-        live = {job.id: job for job in world.jobs.values() if job.state not in {JobState.ENDED, JobState.PLANNED}}
+        live = {job.id: job for job in world.live_jobs() if job.state is not JobState.PLANNED}
         for job in live.values():
             instances = world.instances_of_job(job.id)
-            document = membership.desired(job, instances, now=now, gateways=self._gateways)
-            drains = tuple(sorted((item.id, item.drain_by) for item in instances if item.drain_by is not None))
-            wants = tuple(sorted((name, part.want) for name, part in document.instances.items()))
-            signature = (wants, drains, document.stop_job)
-            version, known = self._desired.get(job.id, (0, None))
-            if known == signature:
+            content = (
+                tuple((item.id, _want(item), item.drain_by) for item in instances if item.drain_by or _want(item)),
+                job.ending_for is not None,
+            )
+            known = self._desired.get(job.id)
+            if known is not None and known.content == content:
                 continue
             # from the store's clock, so that a restarted controller's documents are newer than its predecessor's
-            version = max(version + 1, int(now * 1000))
-            self._desired[job.id] = (version, signature)
+            version = max(known.version + 1 if known else 1, int(now * 1000))
+            self._desired[job.id] = _Document(version, content)
+            document = membership.desired(job, instances, now=now, gateways=self._gateways)
             changed.append((job, version, control.encode(document.model_copy(update={"version": version}))))
         for job_id in [one for one in self._desired if one not in live]:
             del self._desired[job_id]
         return changed
 
 
-def _coarse(ends_in_s: float | None, now: float) -> float | None:
-    """Turn a duration into a moment coarse enough that the passing of time alone is no change."""
-    return None if ends_in_s is None else round((now + ends_in_s) / 2.0)
+def _want(item: Instance) -> str:
+    """Reduce an instance to what its launcher is asked: drain, serve, or nothing any more."""
+    if item.state is InstanceState.ENDED:
+        return ""
+    return "drain" if item.state is InstanceState.DRAINING else "serve"
 
 
-def _signature(model: ModelStatus, now: float) -> ModelStatus:
-    """Leave out of a status what changes by the passing of time alone."""
-    eta = None if model.to_hot_s is None else round((now + model.to_hot_s) / 5.0)
-    if model.to_hot_s is not None and model.for_s == 0.0:
-        eta = round(model.to_hot_s)  # nothing has begun: the prediction stands still
-    return replace(model, for_s=round((now - model.for_s) / 5.0) if model.for_s else 0.0, to_hot_s=eta)
+def _same(old: _Published, new: _Published) -> bool:
+    """Tell whether a reader who lets time pass by itself would learn nothing from the new one."""
+    if old.revision != new.revision or old.ends != new.ends or len(old.models) != len(new.models):
+        return False
+    if [replace(one, ends_in_s=None) for one in old.routes] != [replace(one, ends_in_s=None) for one in new.routes]:
+        return False
+    passed_s = new.at - old.at
+    return all(_same_model(before, after, passed_s) for before, after in zip(old.models, new.models, strict=True))
+
+
+def _same_model(old: ModelStatus, new: ModelStatus, passed_s: float) -> bool:
+    """Compare two statuses of a model, the older one grown older by itself."""
+    if replace(old, for_s=0.0, to_hot_s=None) != replace(new, for_s=0.0, to_hot_s=None):
+        return False
+    begun = old.for_s > 0.0 or new.for_s > 0.0
+    if begun and abs(old.for_s + passed_s - new.for_s) > _NOTABLE_S:
+        return False
+    if old.to_hot_s is None or new.to_hot_s is None:
+        return old.to_hot_s is new.to_hot_s
+    expected = max(0.0, old.to_hot_s - passed_s) if begun else old.to_hot_s
+    return abs(expected - new.to_hot_s) <= max(_NOTABLE_S, _NOTABLE * new.to_hot_s)

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import anyio
 import anyio.abc
@@ -22,34 +21,25 @@ from firstkit.ports.engine import Engine
 from firstkit.ports.probe import Probed
 from firstkit.ports.runner import RemoteFile
 from firstkit.ports.scheduler import Rejected
-from firstkit.ports.store import ControllerStore, Fenced, GatewayRow, Override, Report, Revision, Store, Term
+from firstkit.ports.store import Fenced, Revision, Store
 from firstkit.services import autoscaler
 from firstkit.services.external import ExternalWatch, Target
 from firstkit.services.intake import Intake, Journal
 from firstkit.services.job_watcher import ClusterWorker, Happening, Submitted
+from firstkit.services.ledger import MEMORY_S, Inputs, Ledger
 from firstkit.services.lifecycle import Lifecycle
 from firstkit.services.publisher import Publisher
+from firstkit.services.revisions import Revisions
 from firstkit.services.store_thread import StoreThread
 from firstkit.services.submission import Preparer
+from firstkit.services.workforce import Workforce
 from firstkit.services.world import World
 
-MEMORY_S = 24 * 3600.0
-"""Ended jobs and instances are remembered this long, for failures in a row and for people who ask why."""
-GATEWAY_LIVE_S = 5.0
+SHORTEST_REST_S = 0.02
+REST_PER_WORK = 4
+"""After a tick, rest this many times as long as it took, whoever calls: a storm of nudges must not eat a core."""
 _MOVING = frozenset({JobState.SUBMITTING, JobState.QUEUED, JobState.ENDING})
 _CHANGING = frozenset({InstanceState.PLANNED, InstanceState.LOADING, InstanceState.DRAINING})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
-    """One look at the store."""
-
-    now: float
-    term: Term | None
-    revision: Revision | None
-    overrides: tuple[Override, ...]
-    gateways: tuple[GatewayRow, ...]
-    reports: tuple[Report, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,17 +70,34 @@ class Reconciler:
 
     def __init__(self, parts: Parts) -> None:
         self._p = parts
-        self._catalog = Catalog()
-        self._specs: dict[str, str] = {}
-        self._revision = -1
-        self._workers: dict[str, tuple[ClusterWorker, anyio.CancelScope]] = {}
+        self._ledger = Ledger(
+            store=parts.store,
+            thread=parts.thread,
+            clock=parts.clock,
+            holder=parts.holder,
+            ttl_s=parts.settings.term_ttl_s,
+        )
+        self._revisions = Revisions(
+            read_catalog=parts.read_catalog,
+            spec_of=parts.spec_of,
+            list_all=self._ledger.revisions,
+            journal=parts.journal,
+        )
+        self._heritage = self._revisions.heritage
+        self._workers = Workforce(
+            make=lambda cluster: parts.worker(cluster, self._deliver),
+            interval_s=self._interval_s,
+            wanted_files=lambda name, found: self._intake.wanted_files(name, found, self._now),
+        )
         self._inbox: list[Happening] = []
         self._probed: list[tuple[Target, Probed]] = []
+        self._begun: list[tuple[Job, str]] = []
+        self._cancels: list[tuple[str, str]] = []
         self._wake = anyio.Event()
         self._external = parts.external(self._deliver_probe)
-        self._term: Term | None = None
         self._now = 0.0
         self._retiring_s: float | None = None
+        self._trouble = ""
         self._use(World(jobs=[], instances=[], starts=[]))
 
     def _use(self, world: World) -> None:
@@ -99,8 +106,7 @@ class Reconciler:
         self._intake = Intake(
             world,
             engines=self._p.engines,
-            cancel=lambda cluster, scheduler_id: self._workers[cluster][0].cancel(scheduler_id),
-            look=self._look,
+            look=self._workers.look,
             journal=self._p.journal,
             settle_s=self._p.settings.settle_s,
         )
@@ -126,87 +132,95 @@ class Reconciler:
     async def run(self, *, ready: Callable[[], None]) -> None:
         """Hold the term and reconcile until cancelled, fenced or retired; `ready` is called after the first tick."""
         await self._take_over()
+        fenced: Fenced | None = None
         async with anyio.create_task_group() as group:
             group.start_soon(self._external.run)
             first = True
             while True:
                 self._wake = anyio.Event()
+                begun_at = self._p.clock.monotonic_s()
                 try:
                     empty = await self._tick(group)
-                except Fenced:
-                    self._p.journal("fenced")
-                    raise
+                except Fenced as error:
+                    fenced = error
+                    break
                 except FirstError as error:
-                    self._p.journal("tick_failed", code=error.code, detail=error.message)
-                    self._p.publisher.forget()
+                    self._note_trouble(error)
                 else:
+                    self._note_trouble(None)
                     if first:
                         first = False
                         ready()
                     if empty:
-                        group.cancel_scope.cancel()
-                        return
-                with anyio.move_on_after(self._p.settings.tick_s):
-                    await self._wake.wait()
+                        break
+                await self._rest(self._p.clock.monotonic_s() - begun_at)
+            group.cancel_scope.cancel()
+        if fenced is not None:
+            self._p.journal("fenced")
+            raise fenced
+
+    async def _rest(self, worked_s: float) -> None:
+        """Wait for the next tick: the time for one, or a call, but never without a pause."""
+        pause_s = min(self._p.settings.tick_s, max(SHORTEST_REST_S, REST_PER_WORK * worked_s))
+        await self._p.clock.sleep_s(pause_s)
+        with anyio.move_on_after(self._p.settings.tick_s - pause_s):
+            await self._wake.wait()
+
+    def _note_trouble(self, error: FirstError | None) -> None:
+        """Say once that the store is away, and once that it is back."""
+        trouble = error.message if error is not None else ""
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        if error is not None:
+            self._p.journal("tick_failed", code=error.code, detail=error.message)
+        else:
+            self._p.journal("ticking_again")
 
     async def _take_over(self) -> None:
-        """Wait for the term, then load everything: a restart re-adopts what runs."""
-        store, call = self._p.store, self._p.thread.call
-        while self._term is None:
-            self._term = await call(store.take_term, holder=self._p.holder, ttl_s=self._p.settings.term_ttl_s)
-            if self._term is None:
-                await self._p.clock.sleep_s(0.5)
-        self._now = await call(store.now)
-        since = self._now - MEMORY_S
-        jobs = await call(store.jobs, ended_since=since)
-        instances = await call(store.instances, ended_since=since)
-        self._use(World(jobs=jobs, instances=instances, starts=await call(store.starts)))
-        snapshot, _ = await call(store.snapshot, newer_than=(-1, -1))
-        self._p.publisher.go_on_from(snapshot.version if snapshot is not None else 0)
-        self._p.journal("took_over", epoch=self._term.epoch, jobs=len(self._world.live_jobs()))
+        """Wait for the term, then take in everything: a restart re-adopts what runs."""
+        while True:
+            try:
+                found = await self._ledger.take_over()
+                if found is not None:
+                    break
+            except FirstError as error:
+                if not error.retryable:
+                    raise
+                self._note_trouble(error)
+            await self._p.clock.sleep_s(0.5)
+        self._now = found.now
+        self._use(found.world)
+        self._p.publisher.resume(version=found.snapshot_version, desired=found.desired_versions)
+        self._p.journal("took_over", epoch=found.term.epoch, jobs=len(found.world.live_jobs()))
 
     async def give_up(self) -> None:
         """Let the next controller take over at once."""
-        if self._term is not None:
-            with contextlib.suppress(FirstError):
-                await self._p.thread.call(self._p.store.give_up_term, self._term)
+        await self._ledger.give_up()
 
     # ------------------------------------------------------------------------------------------------------ one tick
     async def _tick(self, group: anyio.abc.TaskGroup) -> bool:
-        """Do one round; nothing outside is touched before what led to it is saved. True: retired, nothing is left."""
-        inputs = await self._p.thread.call(self._gather)
-        if inputs.term is None or (self._term is not None and inputs.term.epoch != self._term.epoch):
-            raise Fenced("Another controller has taken over; this one stops.")
-        self._term, self._now = inputs.term, inputs.now
-        overrides = autoscaler.Overrides(rows=inputs.overrides)
-        self._take_revision(inputs.revision, group)
+        """Do one round; True: retired, nothing is left.
+
+        Nothing outside is touched before what led to it is saved under a term that still holds.
+        """
+        inputs = await self._ledger.gather()
+        self._now = inputs.now
+        overrides = autoscaler.Overrides(inputs.overrides)
+        await self._revisions.take(inputs.revision, self._world)
+        self._workers.staff(self._heritage.clusters, group)
         self._take_in(inputs)
         views = self._decide(inputs, overrides)
         empty = self._carry_out(views, inputs, overrides)
-        begun = self._lifecycle.begin_submissions(self._workers.__contains__, now=self._now)
-        cancels = self._lifecycle.due_cancels(now=self._now)
-        await self._save()
-        for job, token in begun:
-            self._submit(job, token)
-        for cluster, scheduler_id in cancels:
-            if cluster in self._workers:
-                self._workers[cluster][0].cancel(scheduler_id)
+        self._begun += self._lifecycle.begin_submissions(self._workers.__contains__, now=self._now)
+        self._cancels += self._lifecycle.due_cancels(now=self._now) + self._intake.orphans
+        self._intake.orphans.clear()
+        await self._ledger.save(self._world, check=bool(self._begun or self._cancels))
+        self._act()
         await self._publish(views, overrides)
-        self._world.forget(ended_before=self._now - MEMORY_S)
-        self._intake.forget()
+        self._forget()
+        await self._ledger.prune(self._now)
         return empty
-
-    def _gather(self) -> Inputs:
-        """Read everything that the tick looks at (store thread)."""
-        store = self._p.store
-        return Inputs(
-            now=store.now(),
-            term=store.take_term(holder=self._p.holder, ttl_s=self._p.settings.term_ttl_s),
-            revision=store.current_revision(),
-            overrides=tuple(store.overrides()),
-            gateways=tuple(store.gateways(within_s=GATEWAY_LIVE_S)),
-            reports=tuple(store.reports()),
-        )
 
     def _take_in(self, inputs: Inputs) -> None:
         """Apply everything that has arrived since the last tick."""
@@ -228,8 +242,8 @@ class Reconciler:
         settings = self._p.settings
         return autoscaler.views(
             self._world,
-            self._catalog,
-            specs=self._specs,
+            self._revisions.catalog,
+            specs=self._heritage.specs,
             gateways=inputs.gateways,
             overrides=overrides,
             patience=Patience(
@@ -246,69 +260,40 @@ class Reconciler:
         empty = False
         if self._retiring_s is not None:
             empty = self._lifecycle.retire_all(within_s=self._retiring_s, now=self._now)
-        else:
+        elif self._revisions.known:
             for view in views:
-                spec = self._specs[view.deployment.name]
-                self._lifecycle.carry_out(view, catalog=self._catalog, spec=spec, now=self._now)
-            if self._revision >= 0:
-                self._lifecycle.retire(self._catalog, overrides, now=self._now)
+                spec = self._heritage.specs[view.deployment.name]
+                self._lifecycle.carry_out(view, catalog=self._revisions.catalog, spec=spec, now=self._now)
+            self._lifecycle.retire(self._revisions.catalog, overrides, now=self._now)
         published = self._p.publisher.drain_published
         self._lifecycle.finish_drains(inputs.gateways, published=published, now=self._now)
-        self._lifecycle.watch_boots(patience_s=self._p.settings.lost_after_s, now=self._now)
+        self._lifecycle.watch_jobs(self._intake.mute_at, patience_s=self._p.settings.lost_after_s, now=self._now)
         self._aim_probes()
         return empty
 
-    # ---------------------------------------------------------------------------------------------- catalog, clusters
-    def _take_revision(self, revision: Revision | None, group: anyio.abc.TaskGroup) -> None:
-        """Act on a new catalog; one that cannot be read is refused whole and the old one stays."""
-        if revision is None or revision.number == self._revision:
-            return
-        known, self._revision = self._catalog, revision.number
-        try:
-            self._catalog = replace(self._p.read_catalog(revision), revision=revision.number)
-        except FirstError as error:
-            self._p.journal("revision_refused", revision=revision.number, detail=error.message)
-            return
-        clusters = self._catalog.clusters
-        self._specs = {
-            item.name: self._p.spec_of(item, clusters.get(item.cluster or ""))
-            for item in self._catalog.deployments.values()
-        }
-        self._p.journal("revision_applied", revision=revision.number, deployments=len(self._specs))
-        for name, cluster in clusters.items():
-            if known.clusters.get(name) != cluster or name not in self._workers:
-                self._start_worker(name, cluster, group)
+    def _act(self) -> None:
+        """Hand what has been saved to the clusters' workers."""
+        begun, self._begun = self._begun, []
+        for job, token in begun:
+            self._submit(job, token)
+        cancels, self._cancels = self._cancels, []
+        for cluster, scheduler_id in cancels:
+            self._workers.cancel(cluster, scheduler_id)
 
-    def _start_worker(self, name: str, cluster: Cluster, group: anyio.abc.TaskGroup) -> None:
-        """(Re)start the worker of a cluster; the worker of a cluster that is gone stays until its jobs have ended."""
-        if name in self._workers:
-            self._workers[name][1].cancel()
-        worker = self._p.worker(cluster, self._deliver)
-        worker.configure(
-            interval_s=lambda: self._interval_s(name),
-            wanted_files=lambda: self._intake.stale_status_files(name, self._now),
-        )
-        scope = anyio.CancelScope()
-        self._workers[name] = (worker, scope)
-
-        async def work() -> None:
-            with scope:
-                await worker.run()
-
-        group.start_soon(work)
-
+    # ------------------------------------------------------------------------------------------------------ clusters
     def _interval_s(self, name: str) -> float:
-        """Look often only while something is on its way."""
-        cluster = self._catalog.clusters.get(name)
-        jobs = self._world.live_jobs(name)
-        busy = any(job.state in _MOVING for job in jobs)
-        if not busy and cluster is not None and cluster.control == "files":
-            busy = any(item.state in _CHANGING for job in jobs for item in self._world.instances_of_job(job.id))
-        return self._p.settings.observe_s if busy else self._p.settings.observe_idle_s
-
-    def _look(self, cluster: str) -> None:
-        if cluster in self._workers:
-            self._workers[cluster][0].look()
+        """Look often only while something is on its way that nobody else would tell of."""
+        cluster = self._heritage.cluster(name)
+        files_only = cluster is not None and cluster.control == "files"
+        for job in self._world.live_jobs(name):
+            if job.state in _MOVING:
+                return self._p.settings.observe_s
+            instances = self._world.instances_of_job(job.id)
+            if job.state is JobState.RUNNING and all(item.heard_at is None for item in instances):
+                return self._p.settings.observe_s
+            if files_only and any(item.state in _CHANGING for item in instances):
+                return self._p.settings.observe_s
+        return self._p.settings.observe_idle_s
 
     def _deliver(self, happening: Happening) -> None:
         self._inbox.append(happening)
@@ -323,13 +308,11 @@ class Reconciler:
     def _aim_probes(self) -> None:
         """Keep the list of external engines to ask."""
         targets: dict[str, Target] = {}
-        for item in self._world.instances.values():
-            deployment = self._catalog.deployments.get(item.deployment)
-            if item.job is not None or item.state is InstanceState.ENDED or deployment is None:
-                continue
-            engine = self._p.engines[deployment.engine.kind]
-            spec = engine.external(deployment)
-            if spec is not None:
+        for item in self._world.live_instances():
+            deployment = self._heritage.of(item) if item.job is None else None
+            spec = self._p.engines[deployment.engine.kind].external(deployment) if deployment is not None else None
+            if deployment is not None and spec is not None:
+                engine = self._p.engines[deployment.engine.kind]
                 targets[item.id] = Target(
                     instance=item.id,
                     engine=deployment.engine.kind,
@@ -342,66 +325,54 @@ class Reconciler:
 
     def _submit(self, job: Job, token: str) -> None:
         """Hand a saved intent to the cluster's worker."""
-        worker = self._workers[job.cluster][0]
+        deployment, cluster = self._heritage.made(job.deployment, job.spec), self._heritage.cluster(job.cluster)
+        if deployment is None or cluster is None or job.cluster not in self._workers:
+            detail = "its deployment or cluster has been taken out of the catalog"
+            self._deliver(Submitted(job=job.id, answer=Rejected(detail=detail, heals=True)))
+            return
         try:
             prepared = self._p.preparer.prepare(
                 job,
                 self._world.instances_of_job(job.id),
-                deployment=self._catalog.deployments[job.deployment],
-                cluster=self._catalog.clusters[job.cluster],
-                scheduler=worker.scheduler,
+                deployment=deployment,
+                cluster=cluster,
+                scheduler=self._workers.scheduler(job.cluster),
                 token=token,
             )
-        except FirstError as error:
-            self._deliver(Submitted(job=job.id, answer=Rejected(detail=error.message)))
+        except (FirstError, OSError) as error:
+            self._deliver(Submitted(job=job.id, answer=Rejected(detail=str(error))))
             return
-        worker.submit(job.id, prepared)
+        self._workers.submit(job.cluster, job.id, prepared)
 
-    # --------------------------------------------------------------------------------------------- saving, publishing
-    async def _save(self) -> None:
-        """Save what has changed in one transaction; what cannot be saved is kept for the next tick."""
-        dirty = self._world.take_dirty()
-        if not dirty or self._term is None:
-            return
-        try:
-            await self._p.thread.call(
-                self._p.store.save,
-                self._term,
-                jobs=list(dirty.jobs.values()),
-                instances=list(dirty.instances.values()),
-                events=dirty.events,
-                starts=dirty.starts,
-            )
-        except FirstError:
-            self._world.put_back(dirty)
-            raise
-
+    # ---------------------------------------------------------------------------------------------------- publishing
     async def _publish(self, views: list[View], overrides: autoscaler.Overrides) -> None:
         """Write routes and desired documents that have changed, and tell those who wait for them."""
-        if self._term is None:
-            return
-        term = self._term
-        write = self._p.publisher.snapshot(
+        publisher = self._p.publisher
+        snapshot = publisher.snapshot(
             self._world,
-            self._catalog,
+            self._revisions.catalog,
             views=views,
             cordoned=overrides.subjects("cordon"),
-            term=term,
+            made_from=self._heritage.of,
+            term=self._ledger.term,
             now=self._now,
         )
-        documents = self._p.publisher.desired(self._world, now=self._now)
-        if write is None and not documents:
-            return
-
-        def store_all(store: ControllerStore) -> bool:
-            for job, version, document in documents:
-                store.set_desired(term, job=job.id, version=version, document=document)
-            return write(store) if write is not None else False
-
-        if await self._p.thread.call(store_all, self._p.store):
+        documents = publisher.desired(self._world, now=self._now)
+        try:
+            news = await self._ledger.publish(documents, snapshot)
+        except FirstError:
+            publisher.forget()
+            raise
+        if news:
             self._p.nudge("snapshot")
         if documents:
             self._p.nudge("desired")
         for job, _, document in documents:
-            if job.cluster in self._workers:
-                self._workers[job.cluster][0].put(RemoteFile(path=f"{job.run_dir}/desired.json", data=document))
+            self._workers.put(job.cluster, RemoteFile(path=f"{job.run_dir}/desired.json", data=document))
+
+    def _forget(self) -> None:
+        """Drop what is over long since."""
+        self._world.forget(ended_before=self._now - MEMORY_S)
+        self._intake.forget()
+        if self._revisions.known:
+            self._heritage.forget(self._world)

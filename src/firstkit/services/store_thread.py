@@ -12,6 +12,7 @@ from typing import ParamSpec, Self, TypeVar
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
+import anyio.to_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,7 +31,9 @@ class StoreThread:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        # not on the loop: a call that was cancelled ends by waking the loop, which must not wait for it meanwhile
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(partial(self._executor.shutdown, wait=True, cancel_futures=True))
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run one call in the store thread; raises what it raises."""

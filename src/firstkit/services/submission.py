@@ -17,6 +17,13 @@ from firstkit.ports.runner import RemoteFile
 from firstkit.ports.scheduler import Scheduler, Submission
 from firstkit.wire import control
 
+STATUS_FILE = "status.json"
+"""The launcher's last status, for where HTTP does not reach."""
+SETUP_FILE = "setup.failed"
+"""start.sh writes it when a setup line failed: one sentence, then the last lines of its output."""
+OUTPUT_FILE = "job.out"
+"""What start.sh and the launcher printed."""
+
 
 class IssuedPair(Protocol):
     """A certificate and its key, PEM."""

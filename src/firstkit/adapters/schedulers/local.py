@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, cast
 
+from firstkit.adapters.schedulers.script import start_script
 from firstkit.core.catalog import Cluster
 from firstkit.core.reasons import Reason
 from firstkit.ports.runner import Command, Done, Refused, Result
@@ -37,17 +37,8 @@ class LocalScheduler:
         return {PROGRAM: files("firstkit.adapters.schedulers").joinpath("local_jobs.py").read_bytes()}
 
     def script(self, submission: Submission, *, setup: str, launcher: str) -> str:
-        """Render start.sh: setup lines in the login shell that runs it, then the launcher in its place."""
-        lines = [
-            "#!/bin/bash -l",
-            f"# {submission.tag}: started by firstkit; what is started is described in job.json beside this file",
-            "umask 077",
-            f"cd {shlex.quote(submission.run_dir)} || exit 1",
-        ]
-        if setup.strip():
-            lines += ["set -e", setup.rstrip("\n"), "set +e"]
-        lines.append(f"exec {shlex.quote(self._python)} -I -S {shlex.quote(launcher)} job.json")
-        return "\n".join(lines) + "\n"
+        """Render start.sh as for every scheduler."""
+        return start_script(submission, setup=setup, launcher=launcher, python=self._python)
 
     def submit(self, submission: Submission) -> Command:
         """Submit by tag, walltime and script."""
@@ -57,7 +48,7 @@ class LocalScheduler:
     def parse_submit(self, result: Result) -> Accepted | Rejected | Unsure:
         """Read the job's number."""
         if isinstance(result, Refused):
-            return Rejected(detail=result.detail)
+            return Rejected(detail=result.detail, heals=True)
         if not isinstance(result, Done):
             return Unsure(detail=result.detail)
         number = result.out.strip().decode("ascii", "replace")
@@ -84,7 +75,7 @@ class LocalScheduler:
                 continue
             if entry.get("end") is True:
                 complete = result.code == 0
-            elif str(entry.get("name", "")).startswith(self._prefix) and entry.get("state") in _PHASES:
+            elif str(entry.get("name", "")).startswith(self._prefix) and entry.get("id"):
                 seen = _seen(entry)
                 jobs[seen.scheduler_id] = seen
         words = result.err.decode("utf-8", "replace").strip()
@@ -111,13 +102,11 @@ def _seen(entry: dict[str, Any]) -> SeenJob:
     """Read one line of the listing."""
     left = entry.get("left_s")
     why = entry.get("why")
-    phase = _PHASES[entry["state"]]
+    phase = _PHASES.get(str(entry.get("state")), JobPhase.UNKNOWN)
     reason = _REASONS.get(str(why)) if why else None
-    if phase is JobPhase.ENDED and reason is None:
-        reason = Reason.SETUP_FAILED if entry.get("code") not in {0, 1} else None
     detail = "" if phase is not JobPhase.ENDED or why else f"exit code {entry.get('code')}"
     return SeenJob(
-        scheduler_id=str(entry.get("id", "")),
+        scheduler_id=str(entry["id"]),
         tag=str(entry.get("name", "")),
         phase=phase,
         reason=reason,

@@ -7,8 +7,8 @@ and leaves nothing of it behind. State is one JSON file a job; a process is know
 reused pid is never mistaken for a job. Killing the supervisor does not end the job: `list` then judges by the job's
 own process.
 
-    local_jobs.py submit DIR NAME WALLTIME_S SCRIPT   prints the job's number (WALLTIME_S 0: none)
-    local_jobs.py list DIR                            prints one JSON object a line, the last {"end": true}
+    local_jobs.py submit DIR NAME WALLTIME_S SCRIPT [KILL_WAIT_S]   prints the job's number (WALLTIME_S 0: none)
+    local_jobs.py list DIR                                          prints a JSON object a line, last {"end": true}
     local_jobs.py cancel DIR NUMBER ...
 """
 
@@ -68,9 +68,14 @@ def session_members(session: int) -> list[int]:
 def write(path: str, document: Job | int) -> None:
     """Replace a state file whole."""
     temporary = f"{path}.{os.getpid()}.new"
-    with open(temporary, "w") as handle:
-        json.dump(document, handle)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w") as handle:
+            json.dump(document, handle)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def read(path: str) -> Any:
@@ -97,15 +102,24 @@ def locked(folder: str) -> Generator[None]:
         yield
 
 
-def submit(folder: str, name: str, walltime_s: str, script: str) -> int:
+def submit(folder: str, name: str, walltime_s: str, script: str, kill_wait_s: str = str(KILL_WAIT_S)) -> int:
     """Record a job and start its supervisor; the number is printed once both are done."""
+    job: Job = {
+        "name": name,
+        "boot": boot_id(),
+        "walltime_s": float(walltime_s),
+        "kill_wait_s": float(kill_wait_s),
+        "script": script,
+        "submitter": os.getpid(),
+        "submitter_start": start_time(os.getpid()),
+    }
     with locked(folder):
         numbers = [int(entry[:-5]) for entry in os.listdir(state_dir(folder)) if entry[:-5].isdigit()]
         last = read(os.path.join(state_dir(folder), "last")) or 0
         number = max([last, *numbers]) + 1
         write(os.path.join(state_dir(folder), "last"), number)
         path = os.path.join(state_dir(folder), f"{number}.json")
-        job = {"id": str(number), "name": name, "boot": boot_id(), "walltime_s": float(walltime_s), "script": script}
+        job["id"] = str(number)
         write(path, job)
     ready, started = os.pipe()
     if os.fork() == 0:
@@ -117,6 +131,8 @@ def submit(folder: str, name: str, walltime_s: str, script: str) -> int:
     os.close(started)
     answer = os.read(ready, 4096).decode()
     if answer != "ok":
+        with contextlib.suppress(OSError):
+            os.unlink(path)
         print(answer or "the job's supervisor did not start", file=sys.stderr)
         return 1
     print(number)
@@ -124,38 +140,45 @@ def submit(folder: str, name: str, walltime_s: str, script: str) -> int:
 
 
 def supervise(path: str, job: Job, started: int) -> None:
-    """Run one job to its end; never returns."""
-    os.closerange(0, 3)
-    null = os.open("/dev/null", os.O_RDWR)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
-    os.chdir(os.path.dirname(job["script"]))
-    signal.pthread_sigmask(signal.SIG_BLOCK, WAKING)  # taken one by one in wait(), so that none is lost
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Run one job to its end; never returns. The script begins only when everything about it is written down."""
+    child = 0
     try:
+        os.closerange(0, 3)
+        null = os.open("/dev/null", os.O_RDWR)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        os.chdir(os.path.dirname(job["script"]))
+        signal.pthread_sigmask(signal.SIG_BLOCK, WAKING)  # taken one by one in wait(), so that none is lost
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        held, go = os.pipe()
         child = os.fork()
         if child == 0:
-            run_script(job, started)
-        session = child
+            os.close(go)
+            run_script(job, started, held)
+        os.close(held)
         job.update(
             {
                 "pid": child,
                 "pid_start": start_time(child),
-                "session": session,
+                "session": child,
                 "supervisor": os.getpid(),
                 "supervisor_start": start_time(os.getpid()),
                 "started_at": time.clock_gettime(time.CLOCK_BOOTTIME),
             }
         )
         write(path, job)
+        os.write(go, b"!")
+        os.close(go)
         os.write(started, b"ok")
-    except OSError as error:
+    except BaseException as error:  # noqa: BLE001 — nothing may return from here
         os.write(started, f"the job could not be started: {error}".encode()[:4000])
+        if child > 0:
+            os.kill(child, signal.SIGKILL)
         os._exit(1)
     os.close(started)
     code, why = wait(job, child)
-    end_session(session)
+    end_session(job["session"])
     job.update({"ended_at": time.clock_gettime(time.CLOCK_BOOTTIME), "code": code, "why": why})
     while True:
         try:
@@ -166,11 +189,14 @@ def supervise(path: str, job: Job, started: int) -> None:
     os._exit(0)
 
 
-def run_script(job: Job, started: int) -> None:
-    """Become the job: a session of its own, a clean signal table, output into a file beside the script."""
+def run_script(job: Job, started: int, held: int) -> None:
+    """Become the job once told to: a session of its own, a clean signal table, output into a file by the script."""
     try:
         os.setsid()
         os.close(started)
+        if os.read(held, 1) != b"!":
+            os._exit(127)
+        os.close(held)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WAKING)
@@ -184,7 +210,7 @@ def run_script(job: Job, started: int) -> None:
 
 
 def wait(job: Job, child: int) -> tuple[int, str | None]:
-    """Wait for the job; TERM at the walltime or when cancelled, KILL to all of it KILL_WAIT_S later."""
+    """Wait for the job; TERM at the walltime or when cancelled, KILL to all of it `kill_wait_s` later."""
     deadline = job["started_at"] + job["walltime_s"] if job["walltime_s"] else None
     kill_at: float | None = None
     why: str | None = None
@@ -196,7 +222,7 @@ def wait(job: Job, child: int) -> tuple[int, str | None]:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         if why is None and (wanted or (deadline is not None and now >= deadline)):
             why = "CANCELLED" if wanted else "TIMEOUT"
-            kill_at, deadline = now + KILL_WAIT_S, None
+            kill_at, deadline = now + job["kill_wait_s"], None
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGTERM)
         if kill_at is not None and now >= kill_at:
@@ -235,44 +261,74 @@ def describe(job: Job) -> Job:
         return {**line, "state": "RUNNING", "left_s": None if left is None else round(left, 1)}
     if alive(job, "supervisor"):
         return {**line, "state": "ENDING"}
-    if "pid" not in job and job["boot"] == boot_id():
+    if "pid" not in job and alive(job, "submitter"):
         return {**line, "state": "STARTING"}
     return {**line, "state": "ENDED", "code": None, "why": "LOST"}
 
 
 def list_jobs(folder: str) -> int:
     """Print all jobs, oldest first; forget those that ended long ago."""
-    now = time.clock_gettime(time.CLOCK_BOOTTIME)
     for entry in sorted(os.listdir(state_dir(folder)), key=lambda name: (len(name), name)):
         path = os.path.join(state_dir(folder), entry)
         job = read(path) if entry.endswith(".json") else None
         if job is None:
             continue
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
         if "ended_at" in job and (job["boot"] != boot_id() or now - job["ended_at"] > REMEMBER_S):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             continue
-        print(json.dumps(describe(job)))
+        line = describe(job)
+        if line.get("why") == "LOST" and "ended_at" not in job:
+            job = read(path) or job  # its supervisor may have written the end and gone since it was read
+            line = describe(job)
+        print(json.dumps(line))
+        if line.get("why") == "LOST" and "ended_at" not in job:
+            note_loss(path, job, now)
+        elif line["state"] == "RUNNING" and not alive(job, "supervisor"):
+            enforce_walltime(path, job, now)
     print(json.dumps({"end": True}))
     return 0
 
 
+def note_loss(path: str, job: Job, now: float) -> None:
+    """Write down that a job ended unseen (its supervisor was killed, the machine restarted), so that it is forgotten.
+
+    It belongs to this boot from now on, or it would be forgotten before anybody had a second look at it.
+    """
+    with contextlib.suppress(OSError):
+        write(path, {**job, "boot": boot_id(), "ended_at": now, "code": None, "why": "LOST"})
+
+
+def enforce_walltime(path: str, job: Job, now: float) -> None:
+    """Do what the supervisor would, were it alive: each listing looks at the time left."""
+    if job["walltime_s"] and now >= job["started_at"] + job["walltime_s"]:
+        end_orphaned(path, job, now)
+
+
+def end_orphaned(path: str, job: Job, now: float) -> None:
+    """End a job that has no supervisor: TERM at the first call, KILL to all of it at one `kill_wait_s` later."""
+    if "term_at" not in job:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job["pid"], signal.SIGTERM)
+        with contextlib.suppress(OSError):
+            write(path, {**job, "term_at": now})
+    elif now - job["term_at"] >= job["kill_wait_s"]:
+        end_session(job["session"])
+
+
 def cancel(folder: str, numbers: list[str]) -> int:
-    """Ask jobs to end: TERM now, KILL by the supervisor KILL_WAIT_S later (without one, at the second call)."""
+    """Ask jobs to end: TERM now, KILL by the supervisor later (without one, by a later call). Unknown ones are none."""
     for number in numbers:
         path = os.path.join(state_dir(folder), f"{int(number)}.json")
         job = read(path)
         if job is None or "ended_at" in job:
             continue
         if alive(job, "supervisor"):
-            os.kill(job["supervisor"], signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(job["supervisor"], signal.SIGTERM)
         elif alive(job, "pid"):
-            if job.get("cancelled"):
-                end_session(job["session"])
-            else:
-                os.killpg(job["pid"], signal.SIGTERM)
-                job["cancelled"] = True
-                write(path, job)
+            end_orphaned(path, job, time.clock_gettime(time.CLOCK_BOOTTIME))
     return 0
 
 

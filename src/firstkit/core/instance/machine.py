@@ -17,6 +17,8 @@ class InstanceEventKind(StrEnum):
 
     REPORTED_LOADING = "reported loading"
     REPORTED_READY = "reported ready"
+    REPORTED_DRAINING = "reported draining"
+    NOT_ANSWERING = "did not answer"
     REPORTED_ENDED = "reported ended"
     DRAIN_ASKED = "drain asked"
     JOB_ENDED = "its job ended"
@@ -45,35 +47,43 @@ _S, _K = InstanceState, InstanceEventKind
 TRANSITIONS: Mapping[tuple[InstanceState, InstanceEventKind], InstanceState] = {
     (_S.PLANNED, _K.REPORTED_LOADING): _S.LOADING,
     (_S.PLANNED, _K.REPORTED_READY): _S.READY,
+    (_S.PLANNED, _K.REPORTED_DRAINING): _S.DRAINING,
+    (_S.PLANNED, _K.NOT_ANSWERING): _S.LOADING,
     (_S.PLANNED, _K.REPORTED_ENDED): _S.ENDED,
     (_S.PLANNED, _K.DRAIN_ASKED): _S.DRAINING,
     (_S.PLANNED, _K.JOB_ENDED): _S.ENDED,
     (_S.LOADING, _K.REPORTED_LOADING): _S.LOADING,
     (_S.LOADING, _K.REPORTED_READY): _S.READY,
+    (_S.LOADING, _K.REPORTED_DRAINING): _S.DRAINING,
+    (_S.LOADING, _K.NOT_ANSWERING): _S.LOADING,
     (_S.LOADING, _K.REPORTED_ENDED): _S.ENDED,
     (_S.LOADING, _K.DRAIN_ASKED): _S.DRAINING,
     (_S.LOADING, _K.JOB_ENDED): _S.ENDED,
     (_S.READY, _K.REPORTED_READY): _S.READY,
-    (_S.READY, _K.REPORTED_LOADING): _S.LOADING,
+    (_S.READY, _K.REPORTED_DRAINING): _S.DRAINING,
+    (_S.READY, _K.NOT_ANSWERING): _S.LOADING,
     (_S.READY, _K.REPORTED_ENDED): _S.ENDED,
     (_S.READY, _K.DRAIN_ASKED): _S.DRAINING,
     (_S.READY, _K.JOB_ENDED): _S.ENDED,
+    (_S.DRAINING, _K.REPORTED_DRAINING): _S.DRAINING,
     (_S.DRAINING, _K.REPORTED_ENDED): _S.ENDED,
     (_S.DRAINING, _K.DRAIN_ASKED): _S.DRAINING,
     (_S.DRAINING, _K.JOB_ENDED): _S.ENDED,
 }
-"""Everything that may happen.
+"""Everything that may happen; a missing pair changes nothing.
 
-READY back to LOADING happens to external engines that restart. A missing pair changes nothing.
+Only an external engine goes from READY back to LOADING, when it does not answer any more: a launcher never reports
+that, so that its older reports arriving late change nothing.
 """
 
-_HEARD = frozenset({_K.REPORTED_LOADING, _K.REPORTED_READY, _K.REPORTED_ENDED})
+_HEARD = frozenset({_K.REPORTED_LOADING, _K.REPORTED_READY, _K.REPORTED_DRAINING, _K.REPORTED_ENDED})
 
 
 def step(instance: Instance, event: InstanceEvent) -> Instance:
     """Apply one event.
 
-    ENDED is final, replaying changes nothing but `heard_at`, and the first reason of a drain is kept.
+    ENDED is final, replaying changes nothing but `heard_at`, and the first reason of a drain is kept. An instance that
+    drains by its launcher's own doing (its walltime is near, somebody cancelled the job) drains for that reason.
     """
     target = TRANSITIONS.get((instance.state, event.kind))
     if target is None:
@@ -88,8 +98,8 @@ def _facts(instance: Instance, event: InstanceEvent) -> dict[str, object]:
     """Collect what the event tells whatever the state becomes."""
     facts: dict[str, object] = {}
     if event.kind in _HEARD:
-        facts |= {"heard_at": event.at, "contact": Contact.ALIVE}
-    if event.kind is _K.REPORTED_LOADING:
+        facts |= {"heard_at": max(event.at, instance.heard_at or event.at), "contact": Contact.ALIVE}
+    if event.kind in {_K.REPORTED_LOADING, _K.NOT_ANSWERING}:
         facts |= {"fraction": event.fraction, "progress": event.progress, "detail": event.detail}
     if event.kind is _K.REPORTED_READY:
         facts |= {"address": event.address or instance.address, "fraction": None, "progress": ""}
@@ -99,6 +109,8 @@ def _facts(instance: Instance, event: InstanceEvent) -> dict[str, object]:
         earliest = [moment for moment in (instance.drain_by, event.drain_by) if moment is not None]
         facts["drain_by"] = min(earliest) if earliest else None
         facts["drain_for"] = instance.drain_for or event.reason or Reason.CANCELLED
+    if event.kind is _K.REPORTED_DRAINING:
+        facts["drain_for"] = instance.drain_for or event.reason
     if event.load_s is not None and instance.load_s is None:
         facts["load_s"] = event.load_s
     return facts
@@ -112,7 +124,7 @@ def _entering(instance: Instance, target: InstanceState, event: InstanceEvent) -
         case InstanceState.READY:
             return {"reason": Reason.SERVING, "ready_at": event.at, "detail": ""}
         case InstanceState.DRAINING:
-            return {"reason": event.reason or Reason.DRAINING}
+            return {"reason": instance.drain_for or event.reason or Reason.DRAINING, "fraction": None, "progress": ""}
         case InstanceState.ENDED:
             return {
                 "reason": instance.drain_for or event.reason or Reason.JOB_LOST,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from firstkit.core.job.record import Job, JobState
-from firstkit.core.reasons import Reason
+from firstkit.core.reasons import ENDS, Reason
 
 
 class JobEventKind(StrEnum):
@@ -60,6 +60,7 @@ TRANSITIONS: Mapping[tuple[JobState, JobEventKind], JobState] = {
     (_S.SUBMITTING, _K.REPORTED_ENDED): _S.ENDING,
     (_S.SUBMITTING, _K.CONFIRMED_ABSENT): _S.ENDED,
     (_S.SUBMITTING, _K.END_ASKED): _S.SUBMITTING,
+    (_S.QUEUED, _K.ACCEPTED): _S.QUEUED,
     (_S.QUEUED, _K.SEEN_WAITING): _S.QUEUED,
     (_S.QUEUED, _K.SEEN_RUNNING): _S.RUNNING,
     (_S.QUEUED, _K.SEEN_ENDING): _S.ENDING,
@@ -68,16 +69,27 @@ TRANSITIONS: Mapping[tuple[JobState, JobEventKind], JobState] = {
     (_S.QUEUED, _K.REPORTED_ENDED): _S.ENDING,
     (_S.QUEUED, _K.CONFIRMED_ABSENT): _S.ENDED,
     (_S.QUEUED, _K.END_ASKED): _S.ENDING,
+    (_S.RUNNING, _K.ACCEPTED): _S.RUNNING,
+    (_S.RUNNING, _K.SEEN_WAITING): _S.RUNNING,
     (_S.RUNNING, _K.SEEN_RUNNING): _S.RUNNING,
     (_S.RUNNING, _K.SEEN_ENDING): _S.ENDING,
     (_S.RUNNING, _K.SEEN_ENDED): _S.ENDED,
+    (_S.RUNNING, _K.REPORTED_RUNNING): _S.RUNNING,
     (_S.RUNNING, _K.REPORTED_ENDED): _S.ENDING,
     (_S.RUNNING, _K.CONFIRMED_ABSENT): _S.ENDED,
     (_S.RUNNING, _K.END_ASKED): _S.ENDING,
+    (_S.ENDING, _K.ACCEPTED): _S.ENDING,
+    (_S.ENDING, _K.SEEN_WAITING): _S.ENDING,
+    (_S.ENDING, _K.SEEN_RUNNING): _S.ENDING,
+    (_S.ENDING, _K.SEEN_ENDING): _S.ENDING,
+    (_S.ENDING, _K.REPORTED_ENDED): _S.ENDING,
     (_S.ENDING, _K.SEEN_ENDED): _S.ENDED,
     (_S.ENDING, _K.CONFIRMED_ABSENT): _S.ENDED,
 }
-"""Everything that may happen; a pair that is missing changes nothing."""
+"""Everything that may happen; a pair that is missing changes nothing.
+
+A pair that stays in its state still tells facts: that the scheduler knows the job, its id, when it ends.
+"""
 
 _SEEN = frozenset({_K.SEEN_WAITING, _K.SEEN_RUNNING, _K.SEEN_ENDING, _K.SEEN_ENDED})
 
@@ -86,7 +98,8 @@ def step(job: Job, event: JobEvent) -> Job:
     """Apply one event. What has to be done about a job is found by level, from its record: see `services.lifecycle`.
 
     Replaying an event changes nothing but `seen_at`. The first reason of an end is kept: a launcher's WALLTIME is not
-    overwritten by the scheduler's later CANCELLED.
+    overwritten by the scheduler's later CANCELLED. That a job is ending for a reason that nobody has told yet leaves
+    the reason open until somebody does; none is made up.
     """
     target = TRANSITIONS.get((job.state, event.kind))
     if target is None:
@@ -94,6 +107,8 @@ def step(job: Job, event: JobEvent) -> Job:
     changed = replace(job, **_facts(job, event))
     if target is not job.state:
         changed = replace(changed, state=target, state_at=event.at, **_entering(changed, target, event))
+    elif target is JobState.ENDING:
+        changed = replace(changed, reason=_end_reason(changed, event) or changed.reason)
     return changed
 
 
@@ -104,14 +119,28 @@ def _facts(job: Job, event: JobEvent) -> dict[str, object]:
         facts["scheduler_id"] = event.scheduler_id
     if event.kind in _SEEN:
         facts |= {"seen_at": event.at, "absent_since": None}
-        facts["starts_at"] = event.starts_at if event.kind is _K.SEEN_WAITING else None
-    if event.ends_at is not None:
-        facts["ends_at"] = event.ends_at
+        waits = event.kind is _K.SEEN_WAITING and job.state in {JobState.SUBMITTING, JobState.QUEUED}
+        facts["starts_at"] = event.starts_at if waits else None
+    if event.kind is _K.ACCEPTED:
+        facts["absent_since"] = None
+    if event.ends_at is not None and (event.kind in _SEEN or job.ends_at is None):
+        facts["ends_at"] = event.ends_at  # the scheduler's word; a launcher's only until the scheduler has said one
     if event.kind is _K.END_ASKED and job.ending_for is None:
         facts["ending_for"] = event.reason or Reason.CANCELLED
-    if event.detail and event.kind is not _K.END_ASKED:
+    if event.detail and event.kind is not _K.END_ASKED and not _explained(job):
         facts["detail"] = event.detail
     return facts
+
+
+def _explained(job: Job) -> bool:
+    """Tell whether the first reason of an end is known, with its detail; later ones do not replace either."""
+    return job.state is JobState.ENDING and job.reason in ENDS and bool(job.detail)
+
+
+def _end_reason(job: Job, event: JobEvent) -> Reason | None:
+    """Say why the job ends, as far as it is known: firstkit's own wish, what was known before, what is told now."""
+    known = job.reason if job.reason in ENDS and job.state is JobState.ENDING else None
+    return job.ending_for or known or event.reason
 
 
 def _entering(job: Job, target: JobState, event: JobEvent) -> dict[str, object]:
@@ -124,10 +153,8 @@ def _entering(job: Job, target: JobState, event: JobEvent) -> dict[str, object]:
         case JobState.RUNNING:
             return {"reason": Reason.BOOTING, "running_at": event.at, "starts_at": None}
         case JobState.ENDING:
-            return {"reason": job.ending_for or event.reason or Reason.CANCELLED}
+            return {"reason": _end_reason(job, event) or job.reason, "starts_at": None}
         case JobState.ENDED:
-            already = job.reason if job.state is JobState.ENDING else None
-            reason = job.ending_for or already or event.reason or Reason.JOB_LOST
-            return {"reason": reason, "ended_at": event.at, "starts_at": None}
+            return {"reason": _end_reason(job, event) or Reason.JOB_LOST, "ended_at": event.at, "starts_at": None}
         case JobState.PLANNED:
             return {}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from firstkit.core.catalog import Deployment, UpdateStyle
-from firstkit.core.instance.record import Instance, InstanceState
+from firstkit.core.instance.record import Contact, Instance, InstanceState
 from firstkit.core.reasons import Reason
 from firstkit.core.scaling.failures import Standing
 from firstkit.core.scaling.policy import Need
@@ -40,7 +40,8 @@ class Changes:
 class Situation:
     """All that the decision about one deployment looks at.
 
-    `room`: how many more jobs the cluster may take (None: no bound).
+    `room`: how many more jobs of this deployment the cluster's limits allow (None: no bound); `crowded`: jobs that are
+    there fill the limit, so that one of them ending makes room. `notes` says which limit.
     """
 
     deployment: Deployment
@@ -51,6 +52,7 @@ class Situation:
     now: float
     drain_s: float
     room: int | None = None
+    crowded: bool = False
     cluster_stopped: bool = False
     cordoned: bool = False
     draining: bool = False
@@ -63,28 +65,32 @@ def decide(situation: Situation) -> Changes:
     """Compare needed with planned, requested and observed, and say what changes.
 
     Instances of an older spec are replaced: with `roll` as soon as as many new ones are READY, with `drain-first` at
-    once.
-    An instance is drained when nothing has needed it for `idle` (READY) or `linger` (still coming).
+    once. Where the old ones fill the cluster's limit a roll cannot be, so one of them makes room. An instance is
+    drained when nothing has needed it for `idle` (READY) or `linger` (still coming). One that is out of reach is
+    neither counted nor drained: another is started, and if it comes back the spare one goes as an idle one does.
     """
     live = [item for item in situation.instances if item.state in _LIVE]
     if situation.removed or situation.draining:
         reason = Reason.REMOVED if situation.removed else Reason.OVERRIDE
         return Changes(drains=_drain_all(live, reason, situation.drain_s), verdict=reason)
-    current = sorted((item for item in live if item.spec == situation.spec), key=_by_use)
+    within_reach = (item for item in live if item.contact is not Contact.LOST)
+    current = sorted((item for item in within_reach if item.spec == situation.spec), key=_by_use)
     outdated = [item for item in live if item.spec != situation.spec]
     needed = situation.need.count
     wanted = tuple(item.id for item in current[:needed])
-    drains = _idle(current, situation) + _outdated(outdated, current, situation)
     missing = needed - len(current)
     if situation.deployment.update is UpdateStyle.DRAIN_FIRST:
         leaving = [item for item in situation.instances if item.state is InstanceState.DRAINING]
         missing -= len(outdated) + sum(1 for item in leaving if item.spec != situation.spec)
     verdict, detail = _verdict(situation, missing)
+    jammed = verdict is Reason.CLUSTER_LIMIT and situation.crowded
+    drains = _idle(current, situation) + _outdated(outdated, current, situation, jammed=jammed)
     if missing <= 0 or verdict is not situation.need.reason:
         return Changes(drains=drains, wanted=wanted, verdict=verdict, detail=detail)
     room = missing if situation.room is None else min(missing, situation.room)
     start = min(room, 1) if situation.standing.failures else room
-    return Changes(start=start, start_reason=verdict, drains=drains, wanted=wanted, verdict=verdict, detail=detail)
+    why = Reason.DEMAND if verdict is Reason.AT_MAX else verdict
+    return Changes(start=start, start_reason=why, drains=drains, wanted=wanted, verdict=verdict, detail=detail)
 
 
 def _by_use(instance: Instance) -> tuple[int, float]:
@@ -131,15 +137,23 @@ def _idle(current: Sequence[Instance], situation: Situation) -> tuple[Drain, ...
     return tuple(drains)
 
 
-def _outdated(outdated: Sequence[Instance], current: Sequence[Instance], situation: Situation) -> tuple[Drain, ...]:
-    """Drain instances of an older spec, as many as are replaced (or not needed any more)."""
+def _outdated(
+    outdated: Sequence[Instance], current: Sequence[Instance], situation: Situation, *, jammed: bool
+) -> tuple[Drain, ...]:
+    """Drain instances of an older spec beyond those that are still needed beside the new ones that are READY.
+
+    `jammed`: nothing new can start for want of room; then one that is left is drained, unless one is on its way out.
+    """
     if situation.deployment.update is UpdateStyle.DRAIN_FIRST:
         return _drain_all(outdated, Reason.UPDATED, situation.drain_s)
     ready = sum(1 for item in current if item.state is InstanceState.READY)
-    idle_old = [item for item in outdated if item.state is not InstanceState.READY]
-    serving_old = [item for item in outdated if item.state is InstanceState.READY]
-    replaced = len(serving_old) if ready >= situation.need.count else ready
-    return _drain_all([*idle_old, *serving_old[:replaced]], Reason.UPDATED, situation.drain_s)
+    coming = [item for item in outdated if item.state is not InstanceState.READY]
+    serving = sorted((item for item in outdated if item.state is InstanceState.READY), key=_by_use)
+    surplus = max(0, len(serving) - max(0, situation.need.count - ready))
+    leaving = any(item.state is InstanceState.DRAINING for item in situation.instances)
+    if surplus == 0 and jammed and not coming and not leaving:
+        surplus = min(1, len(serving))
+    return _drain_all([*coming, *serving[:surplus]], Reason.UPDATED, situation.drain_s)
 
 
 def _drain_all(instances: Sequence[Instance], reason: Reason, within_s: float) -> tuple[Drain, ...]:

@@ -7,12 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from firstkit.core.instance.record import Instance, InstanceState
-from firstkit.core.reasons import Reason, is_failure
+from firstkit.core.reasons import HEALING, Reason, is_failure
 
 HEALTHY_S = 120.0
 """An instance that served this long before it failed starts a new row: what went wrong is not its start."""
 NEVER_HEAL = frozenset({Reason.SUBMIT_REJECTED, Reason.WEIGHTS_MISSING, Reason.SETUP_FAILED, Reason.ENGINE_UNGUARDED})
 """Ends that waiting alone will not mend: the second in a row holds."""
+
+_DOUBLINGS = 30
+"""More make no difference, and a very long row must not overflow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +44,10 @@ def standing(
     """Judge a deployment by its ended instances (any order).
 
     Only ends of the present `spec` after `released_at` (an operator's release) count. Normal ends (walltime, scale-in,
-    cancellation) neither count nor reset; a healthy life resets.
+    cancellation) neither count nor reset; a healthy life resets. Failures of the site delay the next try, but do not
+    hold: they pass by themselves, and nobody should have to release every deployment after an outage.
     """
-    row = 0
+    row = own = 0
     last: Instance | None = None
     mine = (
         item for item in ended if item.spec == spec and item.state is InstanceState.ENDED and item.ended_at is not None
@@ -53,15 +57,20 @@ def standing(
             break
         if is_failure(item.reason):
             row += 1
+            own += item.reason not in HEALING
             last = last or item
         if item.ready_at is not None and (item.ended_at or 0.0) - item.ready_at >= HEALTHY_S:
             break
     if last is None:
         return Standing()
     to_hold = min(2, patience.failures_to_hold) if last.reason in NEVER_HEAL else patience.failures_to_hold
-    wait_s = min(patience.backoff_max_s, patience.backoff_first_s * 2.0 ** (row - 1)) - (now - (last.ended_at or now))
+    pause_s = min(patience.backoff_max_s, patience.backoff_first_s * 2.0 ** min(row - 1, _DOUBLINGS))
     return Standing(
-        failures=row, held=row >= to_hold, wait_s=max(0.0, wait_s), reason=last.reason, detail=_detail(last)
+        failures=row,
+        held=own >= to_hold,
+        wait_s=max(0.0, pause_s - (now - (last.ended_at or now))),
+        reason=last.reason,
+        detail=_detail(last),
     )
 
 
