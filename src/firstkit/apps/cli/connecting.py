@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options by which a command is told which installation is meant, and the client made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from firstkit.adapters.clients.target import Asked, Target, operator_target, public_target
+from firstkit.config.environment import read_environment
+
+if TYPE_CHECKING:
+    from firstkit.adapters.clients.http import Client
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def connected(function: _F) -> _F:
+    """Add --url, --key-file and --data; the command gets them as `asked`."""
+
+    @click.option("--url", default=None, help="Base URL of the service.  [env: FIRST_BASE_URL, OPENAI_BASE_URL]")
+    @click.option(
+        "--key-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=None,
+        help="File with the API key.  [env: FIRST_API_KEY, OPENAI_API_KEY hold the key itself]",
+    )
+    @click.option(
+        "--data",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=None,
+        help="State folder of a service on this machine.  [env: FIRST_DATA; default: .first]",
+    )
+    @wraps(function)
+    def wrapped(*args: Any, url: str | None, key_file: Path | None, data: Path | None, **options: Any) -> Any:
+        return function(*args, asked=Asked(url=url, key_file=key_file, data=data), **options)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def public(asked: Asked) -> Target:
+    """Find the service as its users reach it."""
+    return public_target(asked, read_environment())
+
+
+def use(asked: Asked) -> Client:
+    """Reach the service as its users do."""
+    from firstkit.adapters.clients.http import Client
+
+    return Client(public(asked))
+
+
+def operate(asked: Asked) -> Client:
+    """Reach the service as its operators do: by the admin socket where there is one."""
+    from firstkit.adapters.clients.http import Client
+
+    return Client(operator_target(asked, read_environment()))
