@@ -16,6 +16,11 @@ from firstkit.core.topology import Address, AddressKind
 from firstkit.core.units import format_duration
 
 
+_WRITE = "Write one sentence about the ocean."
+_ASK = "What is the capital of France? Answer in one sentence."
+"""What even a model of 135 million parameters answers sensibly."""
+
+
 class Progress:
     """Write lines that begin with `first:`; on a terminal, updates replace one another."""
 
@@ -120,7 +125,7 @@ def ready_text(address: Address, *, key_file: Path, model: str | None) -> str:
             "from openai import OpenAI",
             f"client = OpenAI(base_url={base!r}, api_key=Path({str(key_file)!r}).read_text().strip())",
             "answer = client.chat.completions.create(",
-            f"    model={model!r}, messages=[{{'role': 'user', 'content': 'What is the capital of France?'}}]",
+            f"    model={model!r}, messages=[{{'role': 'user', 'content': {_ASK!r}}}]",
             ")",
             "print(answer.choices[0].message.content)",
         ]
