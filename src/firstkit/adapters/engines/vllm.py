@@ -224,6 +224,7 @@ _CAUSES = (
     CauseMark(match=r"HFValidationError|Cannot find any model weights", reason=Reason.WEIGHTS_MISSING),
     CauseMark(match=r"safetensors_rust\.SafetensorError|SafetensorError", reason=Reason.WEIGHTS_MISSING),
     CauseMark(match=r"error: unrecognized arguments|error: argument ", reason=Reason.SETUP_FAILED),
+    CauseMark(match=r"validation errors? for \w+Config|^  Value error, ", reason=Reason.SETUP_FAILED),
     CauseMark(match=r"ModuleNotFoundError|PackageNotFoundError", reason=Reason.SETUP_FAILED),
     CauseMark(match=r"No CUDA GPUs are available|Failed to infer device type", reason=Reason.NODE_UNFIT),
     CauseMark(
