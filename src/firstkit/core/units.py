@@ -53,7 +53,7 @@ def parse_size_bytes(text: str | int) -> int:
 
 def format_duration(seconds: float) -> str:
     """Write seconds as a person would say them: "0.8 s", "45 s", "3 min", "2 h 5 min", "3 d 4 h"."""
-    if seconds < 10:
+    if round(seconds, 1) < 10:
         return f"{seconds:.1f} s"
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -71,7 +71,7 @@ def format_bytes(count: int) -> str:
     """Write a size in decimal units: "812 B", "64 MB"."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
+        if round(value) < 1000:
+            return f"{value:.0f} {unit}" if round(value, 1) >= 10 or unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
