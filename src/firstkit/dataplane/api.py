@@ -236,7 +236,7 @@ class ApiExchange:
         elif self._answering and self._relay is not None:
             self._relay.cut()
             self._finish()
-        elif upstream is not None and not upstream.fresh and not upstream.answering and pool is not None:
+        elif upstream is not None and not upstream.fresh and not upstream.heard and pool is not None:
             self._dial = pool.dial(self)
         else:
             self._fail(_no_api())

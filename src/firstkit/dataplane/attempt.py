@@ -145,7 +145,8 @@ class Attempt:
             part = next(segments, None)
             if part is None:
                 self._segments = None
-            elif isinstance(part, bytes):
+                return
+            if isinstance(part, bytes):
                 upstream.write(part)
             else:
                 self._waits = True
@@ -234,7 +235,7 @@ class Attempt:
         upstream, self.upstream = self.upstream, None
         if self.over:
             return
-        begun = upstream is not None and upstream.answering
+        begun = upstream is not None and upstream.heard
         if not begun and upstream is not None and not upstream.fresh and not self.exchange.gone:
             self._segments = None
             self._dial = self._pool.dial(self)  # a stale one: as if it had never been taken

@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from firstkit.core.errors import FirstError, InternalError, NotFound, SiteError
 from firstkit.core.principal import Principal
@@ -32,7 +32,7 @@ from firstkit.dataplane.pools import Dialler, Pool, Pools, watch_over
 from firstkit.dataplane.routes import Kind
 from firstkit.dataplane.timers import Wheel
 from firstkit.dataplane.watch import Watches
-from firstkit.ports.engine import Engine
+from firstkit.ports.engine import EngineTraits
 from firstkit.ports.identity import Identity
 from firstkit.ports.telemetry import Telemetry
 from firstkit.services.admission import Admission
@@ -45,6 +45,14 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 4096
 METRICS_PATH = "/metrics"
+
+
+class EngineManners(Protocol):
+    """What the data plane must know of an engine; every `Engine` adapter is one."""
+
+    traits: EngineTraits
+
+    def retryable(self, status: int, body_start: bytes) -> bool: ...
 
 
 class Plane:
@@ -62,7 +70,7 @@ class Plane:
         dispatcher: Dispatcher,
         admission: Admission,
         identity: Identity,
-        engines: Mapping[str, Engine],
+        engines: Mapping[str, EngineManners],
         records: Callable[[AttemptRecord], None],
         telemetry: Telemetry,
         api: Address | None = None,

@@ -63,6 +63,7 @@ class Upstream(asyncio.Protocol):
         "closed",
         "due",
         "fresh",
+        "heard",
         "idle_s",
         "keep_alive",
         "on_gone",
@@ -83,6 +84,8 @@ class Upstream(asyncio.Protocol):
         self.body: Body | None = None
         self.reply: Reply | None = None
         self.fresh = True
+        self.heard = False
+        """A byte of the answer has come."""
         self.keep_alive = True
         self.closed = False
         self.idle_s = idle_s
@@ -97,6 +100,7 @@ class Upstream(asyncio.Protocol):
         self.user = user
         self.body = None
         self.reply = None
+        self.heard = False
         self._interim = 0
         self._to_head = to_head
         self.due = time.monotonic() + self.idle_s  # the wheel looks at every entry often enough for this
@@ -108,11 +112,6 @@ class Upstream(asyncio.Protocol):
         """Send more of the request."""
         if self._transport is not None and not self.closed:
             self._transport.write(data)
-
-    @property
-    def answering(self) -> bool:
-        """Tell whether a byte of the answer has come."""
-        return self.reply is not None or bool(self._buffer)
 
     # --------------------------------------------------------------------------------------------- receiving
 
@@ -132,6 +131,7 @@ class Upstream(asyncio.Protocol):
         self.due = now + self.idle_s
         body = self.body
         if body is None:
+            self.heard = True
             self._head(user, data, now)
             return
         framed = None
