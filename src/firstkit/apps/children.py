@@ -15,6 +15,7 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LOG_LIMIT = 10_000_000
+READY_WITHIN_S = 30.0
 QUICK_S = 5.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -82,6 +83,7 @@ class Child:
         self.log = logs / f"{part.name}.log"
         self._say = say
         self._process: asyncio.subprocess.Process | None = None
+        self._others: list[asyncio.subprocess.Process] = []
         self._stopping = False
         self._quick = 0
         self.failed = asyncio.Event()
@@ -92,26 +94,67 @@ class Child:
         """Return the process id while it runs."""
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
+    @property
+    def pids(self) -> set[int]:
+        """Return the process ids of all that run for this part: a successor and predecessors among them."""
+        return {process.pid for process in self._running()}
+
+    def _running(self) -> list[asyncio.subprocess.Process]:
+        present = [self._process] if self._process is not None else []
+        return [process for process in (*self._others, *present) if process.returncode is None]
+
     async def start(self) -> None:
         """Start it and keep it."""
-        await self._spawn()
+        self._process = await self._spawn()
         self._task = asyncio.create_task(self._keep(), name=f"keep {self.part.name}")
 
-    async def _spawn(self) -> None:
+    async def replace(self) -> bool:
+        """Start a successor on the same descriptors, wait until it is ready, then have the old one finish and end.
+
+        The part must know `--ready-fd` and SIGQUIT. Where the successor does not come up, the old one stays.
+        """
+        if self._stopping or self._process is None:
+            return False
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            try:
+                successor = await self._spawn("--ready-fd", str(writer), descriptors=(writer,))
+            finally:
+                os.close(writer)
+            self._others.append(successor)
+            ready = await _told_ready(reader)
+        finally:
+            os.close(reader)
+        if not ready:
+            await _end(successor, signal.SIGKILL, 10.0)
+            return False
+        if self._stopping:
+            return False
+        if self._task is not None:
+            self._task.cancel()
+        old, self._process = self._process, successor
+        self._task = asyncio.create_task(self._keep(), name=f"keep {self.part.name}")
+        self._others = [old, *(one for one in self._others if one.returncode is None and one is not successor)]
+        if old.returncode is None:
+            old.send_signal(signal.SIGQUIT)
+        return True
+
+    async def _spawn(self, *more: str, descriptors: tuple[int, ...] = ()) -> asyncio.subprocess.Process:
         if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
             self.log.replace(self.log.with_suffix(".log.1"))
         descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            self._process = await asyncio.create_subprocess_exec(
+            return await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "firstkit.apps.cli",
                 *self.part.arguments,
+                *more,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=descriptor,
                 stderr=descriptor,
                 start_new_session=True,
-                pass_fds=self.part.descriptors,
+                pass_fds=(*self.part.descriptors, *descriptors),
                 preexec_fn=_end_with_parent,
             )
         finally:
@@ -130,30 +173,21 @@ class Child:
                 return
             self._say(f"{self.part.name} ended with {code}; starting it again (see {self.log})")
             await asyncio.sleep(0.2 * 2**self._quick)
-            await self._spawn()
+            self._process = await self._spawn()
 
     async def stop(self, *, within_s: float, number: int = signal.SIGTERM) -> bool:
         """Ask it to end and wait; kill it when the time is over. Return whether it ended by itself."""
         self._stopping = True
-        process = self._process
-        clean = True
-        if process is not None and process.returncode is None:
-            process.send_signal(number)
-            try:
-                await asyncio.wait_for(process.wait(), within_s)
-            except TimeoutError:
-                clean = False
-                process.kill()
-                await process.wait()
+        ended = await asyncio.gather(*(_end(process, number, within_s) for process in self._running()))
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        return clean
+        return all(ended)
 
     def signal(self, number: int) -> None:
-        """Send it a signal if it runs."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(number)
+        """Send a signal to all that run for this part."""
+        for process in self._running():
+            process.send_signal(number)
 
     def last_words(self, lines: int = 5) -> Sequence[str]:
         """Return the end of its log."""
@@ -161,6 +195,34 @@ class Child:
             return self.log.read_text(errors="replace").splitlines()[-lines:]
         except OSError:
             return ()
+
+
+async def _end(process: asyncio.subprocess.Process, number: int, within_s: float) -> bool:
+    """Ask a process to end, kill it when the time is over; tell whether it ended by itself."""
+    if process.returncode is not None:
+        return True
+    process.send_signal(number)
+    try:
+        await asyncio.wait_for(process.wait(), within_s)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return False
+    return True
+
+
+async def _told_ready(reader: int) -> bool:
+    """Wait for the byte that says ready; False when the other end closes or the time is over."""
+    loop = asyncio.get_running_loop()
+    heard = asyncio.Event()
+    loop.add_reader(reader, heard.set)
+    try:
+        await asyncio.wait_for(heard.wait(), READY_WITHIN_S)
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(reader)
+    return os.read(reader, 1) != b""
 
 
 def _end_with_parent() -> None:

@@ -42,20 +42,27 @@ from firstkit.services.settlement import Settlement, Spool
 from firstkit.services.store_thread import StoreThread
 
 STORE_PATIENCE_S = 60.0
+PICTURE_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayOptions:
-    """What the command line says. `listen_fd`: an inherited listening socket, used instead of binding one."""
+    """What the command line says.
+
+    `listen_fd`, `admin_fd`: inherited listening sockets, used instead of binding. `ready_fd`: a pipe that is written to
+    once requests are taken; this gateway succeeds another one, so that it listens only when it knows the catalog.
+    """
 
     config: Path
     data: Path
     listen_fd: int | None = None
+    admin_fd: int | None = None
+    ready_fd: int | None = None
     own_api: bool = True
 
 
 def run_gateway(options: GatewayOptions) -> int:
-    """Run until TERM or INT, then drain; HUP reads settings and certificates again. Returns the exit code."""
+    """Run until TERM, INT or QUIT, then drain; HUP reads settings and certificates again. Returns the exit code."""
     start_logging()
     settings = _read(options)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -77,7 +84,9 @@ class _Gateway:
         self._journal = Journal("gateway")
         self._clock = SystemClock()
         self._server_tls = _server_context(settings.gateway.tls)
+        self._known = anyio.Event()
         self._stop = anyio.Event()
+        self._refusing = False
         self._hurry = anyio.Event()
 
     async def run(self) -> int:
@@ -141,17 +150,21 @@ class _Gateway:
         self._feed = self._make_feed(store, thread, nudge)
         self._plane = self._make_plane(gateway, spool, wheel)
         public = public_socket(gateway.listen, self._options.listen_fd)
-        admin = admin_socket(gateway.admin, self._data)
+        admin = admin_socket(gateway.admin, self._data, self._options.admin_fd)
         nudge.listen(("snapshot", "catalog", "keys"), lambda _topic: self._feed.wake())
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._obey_signals)
                 group.start_soon(self._run_feed)
                 group.start_soon(settlement.run, thread)
+                if self._options.ready_fd is not None:
+                    with anyio.move_on_after(PICTURE_PATIENCE_S):
+                        await self._known.wait()
                 await self._plane.listen(public)
                 if admin is not None:
                     await self._plane.listen(admin, admin=True)
                 self._journal("listening", gateway=self._name)
+                self._tell_ready()
                 await self._stop.wait()
                 await self._drain()
                 group.cancel_scope.cancel()
@@ -162,6 +175,13 @@ class _Gateway:
         await settlement.finish(thread)
         with anyio.move_on_after(5.0, shield=True), contextlib.suppress(FirstError):
             await self._feed.leave()
+
+    def _tell_ready(self) -> None:
+        """Tell whoever started this process as a successor; it may be gone."""
+        if self._options.ready_fd is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._options.ready_fd, b"1")
+            os.close(self._options.ready_fd)
 
     def _make_feed(self, store: SqlStore, thread: StoreThread, nudge: Nudge) -> GatewayFeed:
         return GatewayFeed(
@@ -190,7 +210,11 @@ class _Gateway:
         self._plane.cut(lease)
 
     async def _run_feed(self) -> None:
-        await self._feed.run(ready=lambda: self._journal("ready"))
+        def ready() -> None:
+            self._journal("ready")
+            self._known.set()
+
+        await self._feed.run(ready=ready)
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         """Act on a snapshot; the first route to a door makes this gateway its certificate."""
@@ -234,15 +258,25 @@ class _Gateway:
         return LocalAnswer(status=200 if ready else 503, body=json.dumps(state).encode() + b"\n")
 
     async def _obey_signals(self) -> None:
-        """TERM and INT drain (a second one ends at once), HUP reads settings and certificates again."""
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        """TERM and INT drain (again: end at once); QUIT drains for a successor; HUP reads the settings again."""
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+        with anyio.open_signal_receiver(*numbers) as signals:
             async for number in signals:
                 if number == signal.SIGHUP:
                     self._reload()
-                elif self._stop.is_set():
-                    self._hurry.set()
-                else:
-                    self._stop.set()
+                    continue
+                if number != signal.SIGQUIT:
+                    if self._refusing:
+                        self._hurry.set()
+                    self._refuse_who_waits()
+                self._stop.set()
+
+    def _refuse_who_waits(self) -> None:
+        """Send away who has no place yet; where a successor has come, they keep their places to the end."""
+        self._refusing = True
+        self._dispatcher.close(
+            Unavailable("This gateway is stopping; try again.", code="gateway_stopping", retry_after_s=1.0)
+        )
 
     def _reload(self) -> None:
         """Take new settings and certificates; broken ones are refused whole and said."""
@@ -259,11 +293,8 @@ class _Gateway:
         self._journal("reloaded")
 
     async def _drain(self) -> None:
-        """Stop accepting, refuse who waits, let requests in flight finish within the time, or until hurried."""
-        self._journal("draining", in_flight=self._dispatcher.in_flight)
-        self._dispatcher.close(
-            Unavailable("This gateway is stopping; try again.", code="gateway_stopping", retry_after_s=1.0)
-        )
+        """Stop accepting, let requests in flight finish within the time, or until hurried."""
+        self._journal("draining", in_flight=self._dispatcher.in_flight, waiting=self._dispatcher.waiting)
         async with anyio.create_task_group() as group:
 
             async def hurry() -> None:

@@ -22,8 +22,10 @@ def public_socket(listen: Listen, inherited: int | None) -> socket.socket:
     return bind(listen)
 
 
-def admin_socket(listen: Listen | None, data: Path) -> socket.socket | None:
+def admin_socket(listen: Listen | None, data: Path, inherited: int | None = None) -> socket.socket | None:
     """Return the admin socket: None where it is switched off; a Unix path is below the state folder."""
+    if inherited is not None:
+        return socket.socket(fileno=inherited)
     if listen is None:
         return None
     return bind(listen if not listen.path else Listen(path=str(data / listen.path)))

@@ -18,7 +18,7 @@ from firstkit.adapters.identity.api_keys import digest, new_key
 from firstkit.adapters.store import migrate_store, open_store
 from firstkit.apps import demo
 from firstkit.apps.children import Child, Part, become_subreaper, kill_descendants, reap_orphans
-from firstkit.apps.listening import bind
+from firstkit.apps.listening import admin_socket, bind
 from firstkit.apps.progress import Progress, ask, ready_text
 from firstkit.config.environment import read_environment
 from firstkit.config.loading import Loaded, load
@@ -51,26 +51,37 @@ def run_up(options: UpOptions) -> int:
         for warning in loaded.warnings:
             progress.say(f"warning: {warning}")
         key_file = _prepare_store(loaded, data)
-        listener = bind(loaded.settings.gateway.listen)
-        try:
-            return asyncio.run(
-                _Up(loaded, data=data, config=config, listener=listener, key_file=key_file).run(progress)
-            )
-        finally:
-            listener.close()
+        with contextlib.ExitStack() as sockets:
+            listener = sockets.enter_context(_listening(bind(loaded.settings.gateway.listen)))
+            admin = admin_socket(loaded.settings.gateway.admin, data)
+            if admin is not None:
+                sockets.enter_context(_listening(admin))
+            up = _Up(loaded, data=data, config=config, listener=listener, admin=admin, key_file=key_file)
+            return asyncio.run(up.run(progress))
 
 
 class _Up:
     """One run."""
 
-    def __init__(self, loaded: Loaded, *, data: Path, config: Path, listener: socket.socket, key_file: Path) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        data: Path,
+        config: Path,
+        listener: socket.socket,
+        admin: socket.socket | None,
+        key_file: Path,
+    ) -> None:
         self._loaded = loaded
         self._data = data
         self._key_file = key_file
         self._listener = listener
+        self._admin = admin
         self._config = config
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._replacing: asyncio.Task[None] | None = None
 
     async def run(self, progress: Progress) -> int:
         """Start all parts, say when models answer, wait for the end, stop in order."""
@@ -79,6 +90,7 @@ class _Up:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._pass_on_hup)
+        loop.add_signal_handler(signal.SIGUSR2, self._replace_gateway, progress)
         logs = self._data / "logs"
         logs.mkdir(mode=0o700, exist_ok=True)
         self._children = [Child(part, logs=logs, say=progress.say) for part in self._parts()]
@@ -89,6 +101,9 @@ class _Up:
                 await child.start()
             code = await self._watch(progress)
         finally:
+            if self._replacing is not None:
+                self._replacing.cancel()
+                await asyncio.gather(self._replacing, return_exceptions=True)
             await self._end(progress)
             janitor.cancel()
             await asyncio.gather(janitor, return_exceptions=True)
@@ -101,12 +116,16 @@ class _Up:
     def _parts(self) -> list[Part]:
         common = ("--config", str(self._config), "--data", str(self._data))
         listen = self._listener.fileno()
+        sockets, descriptors = ("--listen-fd", str(listen)), (listen,)
+        if self._admin is not None:
+            sockets += ("--admin-fd", str(self._admin.fileno()))
+            descriptors += (self._admin.fileno(),)
         return [
             Part(name="api", arguments=("api", *common)),
             Part(
                 name="gateway",
-                arguments=("gateway", *common, "--without-api", "--listen-fd", str(listen)),
-                descriptors=(listen,),
+                arguments=("gateway", *common, "--without-api", *sockets),
+                descriptors=descriptors,
             ),
             Part(name="controller", arguments=("controller", *common, "--retire-on-stop")),
         ]
@@ -120,10 +139,24 @@ class _Up:
         for child in self._children:
             child.signal(signal.SIGHUP)
 
+    def _replace_gateway(self, progress: Progress) -> None:
+        """Put a new gateway process on the same sockets; the old one finishes what it has."""
+        if self._stop.is_set() or (self._replacing is not None and not self._replacing.done()):
+            return
+        gateway = next(child for child in self._children if child.part.name == "gateway")
+
+        async def replace() -> None:
+            if await gateway.replace():
+                progress.say("a new gateway has taken over; the old one ends with its last request")
+            else:
+                progress.say(f"the new gateway did not come up, so the old one stays (see {gateway.log})")
+
+        self._replacing = asyncio.create_task(replace(), name="replace gateway")
+
     async def _reap(self) -> None:
         while True:
             await asyncio.sleep(0.5)
-            reap_orphans({child.pid for child in self._children if child.pid is not None})
+            reap_orphans({pid for child in self._children for pid in child.pids})
 
     async def _watch(self, progress: Progress) -> int:
         """Tell how the models come up, then wait for the end; 1 when a part cannot be kept running."""
@@ -215,6 +248,18 @@ def _only_one(data: Path):  # noqa: ANN202 — a context manager
                 code="already_running",
             ) from error
         yield
+
+
+@contextlib.contextmanager
+def _listening(listener: socket.socket):  # noqa: ANN202 — a context manager
+    """Close a listening socket at the end, and remove the name of one that has a name."""
+    try:
+        yield listener
+    finally:
+        if listener.family == socket.AF_UNIX:
+            with contextlib.suppress(OSError):
+                Path(listener.getsockname()).unlink()
+        listener.close()
 
 
 def _write_demo(engine: str, data: Path, progress: Progress) -> Path:

@@ -40,6 +40,7 @@ def up_command(*, port: int | None, data: Path, engine: str, config: Path | None
     r"""Run gateway, api, controller and a local cluster on this machine until Ctrl-C.
 
     Without a file of your own it serves a small real model. Ctrl-C drains and stops everything that it started.
+    SIGHUP applies a changed file; SIGUSR2 replaces the gateway by a new process without cutting a stream.
 
     \b
     first up
@@ -56,15 +57,37 @@ def up_command(*, port: int | None, data: Path, engine: str, config: Path | None
 @DATA
 @click.option("--without-api", is_flag=True, help="Start no api: somebody else runs it on this state folder.")
 @click.option("--listen-fd", type=click.IntRange(3), default=None, help="Descriptor of a socket that listens already.")
-def gateway_command(*, config: Path, data: Path, without_api: bool, listen_fd: int | None) -> int:
-    r"""Run a gateway and its api: the only HTTP server outside. SIGHUP reads settings and certificates again.
+@click.option("--admin-fd", type=click.IntRange(3), default=None, help="The same for operator routes and metrics.")
+@click.option("--ready-fd", type=click.IntRange(3), default=None, help="Descriptor to write to once it takes requests.")
+def gateway_command(
+    *,
+    config: Path,
+    data: Path,
+    without_api: bool,
+    listen_fd: int | None,
+    admin_fd: int | None,
+    ready_fd: int | None,
+) -> int:
+    r"""Run a gateway and its api: the only HTTP server outside.
+
+    SIGHUP reads settings and certificates again. SIGTERM drains and ends; SIGQUIT does so for a successor on the same
+    socket, and lets those that wait for a model keep their places.
 
     \b
     first gateway --config first.yaml --data /var/lib/firstkit
     """
     from firstkit.apps.gateway import GatewayOptions, run_gateway
 
-    return run_gateway(GatewayOptions(config=config, data=data, own_api=not without_api, listen_fd=listen_fd))
+    return run_gateway(
+        GatewayOptions(
+            config=config,
+            data=data,
+            own_api=not without_api,
+            listen_fd=listen_fd,
+            admin_fd=admin_fd,
+            ready_fd=ready_fd,
+        )
+    )
 
 
 @click.command("controller")
