@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What would be submitted for a deployment, built by the controller's own code, with secrets masked."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from firstkit.adapters.engines.registry import load_engines
+from firstkit.adapters.launcher_zip import build
+from firstkit.apps.clusters import scheduler_for
+from firstkit.config.environment import read_environment
+from firstkit.config.loading import load
+from firstkit.core.catalog import Catalog, Deployment
+from firstkit.core.catalog_diff import spec_digest
+from firstkit.core.errors import NotFound
+from firstkit.core.instance.record import Instance, InstanceState
+from firstkit.core.job.record import Job, JobState
+from firstkit.core.nearest import nearest, or_list
+from firstkit.core.reasons import Reason
+from firstkit.services.submission import Launcher, Preparer
+
+MASK = "***"
+_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+JOB, INSTANCE, INSTALLATION = "j-" + "0" * 12, "i-" + "0" * 12, "0" * 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pair:
+    certificate: bytes = b"(certificate)"
+    key: bytes = MASK.encode()
+
+
+class _NoAuthority:
+    """Issues nothing: what a certificate holds is not shown."""
+
+    certificate = b"(certificate authority)"
+
+    def issue(self, *, name: str, address: str = "", valid_s: float, server: bool) -> _Pair:
+        del name, address, valid_s, server
+        return _Pair()
+
+
+def rendered(name: str, *, config: Path, data: Path) -> dict[str, str]:
+    """Render a deployment of a file: what is submitted, and each file put beside it that people can read."""
+    engines = load_engines()
+    loaded = load(config, data_dir=data, environ=read_environment(), engines=engines)
+    deployment = _deployment(loaded.catalog, name)
+    if deployment.cluster is None:
+        raise NotFound(
+            f"{name} is an engine that runs already: nothing is submitted for it",
+            code="nothing_to_render",
+        )
+    cluster = loaded.catalog.clusters[deployment.cluster]
+    archive = build()
+    scheduler = scheduler_for(cluster, installation=INSTALLATION)
+    preparer = Preparer(
+        installation=INSTALLATION,
+        launcher=Launcher(name=archive.name, data=b""),
+        engines=engines,
+        authority=_NoAuthority,
+        control_urls=lambda: [f"unix:{Path(loaded.settings.data_dir) / 'run/api.sock'}"],
+        fence_s=loaded.settings.controller.fence_s or None,
+    )
+    job, instance = _records(deployment, run_dir=f"{cluster.run_dir}/{JOB}", spec=spec_digest(deployment, cluster))
+    prepared = preparer.prepare(
+        job, [instance], deployment=deployment, cluster=cluster, scheduler=scheduler, token=MASK
+    )
+    parts = {"submitted with": shlex.join(scheduler.submit(prepared.submission).argv)}
+    for file in reversed(prepared.files):  # the script first
+        if file.path.endswith("job.json"):
+            parts[file.path] = json.dumps(_masked(json.loads(file.data)), indent=2, ensure_ascii=False)
+        elif file.path == prepared.submission.script:
+            parts[file.path] = file.data.decode()
+    others = [file.path for file in prepared.files if file.path not in parts]
+    parts["put beside them"] = "\n".join(others)
+    return parts
+
+
+def _masked(document: dict[str, Any]) -> dict[str, Any]:
+    """Mask what an engine's environment may hold of secrets; keys and tokens were masked when they were made."""
+    for item in document["instances"]:
+        env: dict[str, str] = item["engine"]["env"]
+        item["engine"]["env"] = {name: MASK if _SECRET.search(name) else value for name, value in env.items()}
+    return document
+
+
+def _deployment(catalog: Catalog, name: str) -> Deployment:
+    found = catalog.deployments.get(name)
+    if found is None:
+        close = nearest(name, catalog.deployments) or tuple(catalog.deployments)[:5]
+        raise NotFound(f"there is no deployment {name!r} in the file; did you mean {or_list(close)}?")
+    return found
+
+
+def _records(deployment: Deployment, *, run_dir: str, spec: str) -> tuple[Job, Instance]:
+    """Make a job and an instance as the controller would plan them; their ids are noughts."""
+    cluster = deployment.cluster or ""
+    job = Job(
+        id=JOB,
+        cluster=cluster,
+        deployment=deployment.name,
+        revision=0,
+        spec=spec,
+        run_dir=run_dir,
+        state=JobState.PLANNED,
+        reason=Reason.DEMAND,
+        state_at=0.0,
+        created_at=0.0,
+    )
+    instance = Instance(
+        id=INSTANCE,
+        deployment=deployment.name,
+        model=deployment.model,
+        cluster=cluster,
+        job=JOB,
+        slot=0,
+        revision=0,
+        spec=spec,
+        state=InstanceState.PLANNED,
+        reason=Reason.DEMAND,
+        state_at=0.0,
+        created_at=0.0,
+        engine_key=MASK,
+    )
+    return job, instance

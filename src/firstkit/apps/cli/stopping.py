@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`first stop` and `first resume`: the big switch of a cluster, which works without the store too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+import click
+
+from firstkit.adapters.clients.target import Asked
+from firstkit.apps.cli.connecting import connected, operate
+from firstkit.apps.cli.durations import Duration
+from firstkit.apps.cli.printing import json_option, print_json
+from firstkit.core.errors import FirstError, SiteError, Unavailable
+
+
+@click.command("stop")
+@click.argument("cluster")
+@connected
+@click.option("--for", "for_s", type=Duration(), default=None, help="Until then, as 2h.  [default: until resumed]")
+@click.option("--note", default="", help="Why, for whoever looks later.")
+@click.option("--direct", is_flag=True, help="Ask no service: cancel at the scheduler, from this machine.")
+@click.option(
+    "--config",
+    envvar="FIRST_CONFIG",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="The configuration file, for --direct.  [default: first.yaml in the state folder]",
+)
+@json_option
+def stop_command(
+    *,
+    cluster: str,
+    asked: Asked,
+    for_s: float | None,
+    note: str,
+    direct: bool,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    r"""Cancel every job of ours on a cluster, and submit no more until `first resume`.
+
+    When the service does not answer, the jobs are cancelled at the scheduler from here, by the tag that they carry.
+
+    \b
+    first stop sophia --note "maintenance" --for 8h
+    first stop sophia --direct --config first.yaml
+    """
+    if not direct:
+        try:
+            with operate(asked) as client:
+                body = {"for_s": for_s, "note": note}
+                row = client.send("PUT", f"/api/v1/overrides/stop/{quote(cluster, safe='')}", json=body)
+        except (SiteError, Unavailable) as error:
+            click.echo(f"first: {error.message}; cancelling at the scheduler instead", err=True)
+        else:
+            if as_json:
+                print_json(row)
+            else:
+                click.echo(
+                    f"{cluster} is stopped: its jobs are being cancelled, and none is submitted until "
+                    f"`first resume {cluster}`."
+                )
+            return
+    _cancel_directly(cluster, asked, config, as_json=as_json)
+
+
+def _cancel_directly(cluster: str, asked: Asked, config: Path | None, *, as_json: bool) -> None:
+    from firstkit.apps.cli.cancelling import cancel_all
+
+    data = asked.data or Path(".first")
+    cancelled = cancel_all(cluster, config=config or data / "first.yaml", data=data)
+    if as_json:
+        print_json({"cluster": cluster, "cancelled": cancelled})
+    else:
+        click.echo(
+            f"{len(cancelled)} jobs were cancelled at {cluster}" + (f": {', '.join(cancelled)}" if cancelled else "")
+        )
+    click.echo(
+        f"first: the store was not told, so a controller may submit again; run `first stop {cluster}` once the service "
+        "answers",
+        err=True,
+    )
+
+
+@click.command("resume")
+@click.argument("cluster")
+@connected
+@json_option
+def resume_command(*, cluster: str, asked: Asked, as_json: bool) -> None:
+    r"""Submit jobs on a cluster again.
+
+    \b
+    first resume sophia
+    """
+    with operate(asked) as client:
+        try:
+            client.send("DELETE", f"/api/v1/overrides/stop/{quote(cluster, safe='')}")
+        except FirstError as error:
+            if error.code != "override_not_found":
+                raise
+            raise SiteError(f"{cluster} is not stopped; `first clusters` shows what is") from error
+    if as_json:
+        print_json({"cluster": cluster, "stopped": False})
+    else:
+        click.echo(f"{cluster} takes jobs again.")
