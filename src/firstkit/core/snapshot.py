@@ -110,7 +110,7 @@ def statuses(
                 heat=best.heat,
                 reason=best.reason,
                 detail=best.detail,
-                held=bool(each) and all(item.held for item in each),
+                held=all(item.held for item in each or [best]),
                 for_s=best.for_s,
                 to_hot_s=best.to_hot_s,
                 fraction=best.fraction,
