@@ -12,6 +12,7 @@ import signal
 import ssl
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -32,7 +33,7 @@ from firstkit.config.loading import catalog_from_document, load_settings
 from firstkit.core.errors import FirstError, SiteError, Unavailable
 from firstkit.core.ids import encode
 from firstkit.core.settings import GatewaySettings, Settings, TlsFiles
-from firstkit.core.topology import Address, AddressKind, Snapshot
+from firstkit.core.topology import Address, AddressKind, Heat, Snapshot
 from firstkit.dataplane import LocalAnswer, Plane, Wheel
 from firstkit.ports.store import SchemaMismatch
 from firstkit.services.admission import Admission
@@ -148,7 +149,9 @@ class _Gateway:
         spool = Spool(self._data / "spool", owner=self._name)
         settlement = Settlement(spool, store, folder=self._data / "spool", journal=self._journal)
         self._feed = self._make_feed(store, thread, nudge)
-        self._plane = self._make_plane(gateway, spool, wheel)
+        telemetry = PrometheusTelemetry()
+        self._watch_state(telemetry, settlement)
+        self._plane = self._make_plane(gateway, spool, wheel, telemetry)
         public = public_socket(gateway.listen, self._options.listen_fd)
         admin = admin_socket(gateway.admin, self._data, self._options.admin_fd)
         nudge.listen(("snapshot", "catalog", "keys"), lambda _topic: self._feed.wake())
@@ -221,11 +224,25 @@ class _Gateway:
         doors = any(route.address.mutual for route in snapshot.routes)
         if doors and not self._plane.has_client_tls:
             self._plane.use_client_tls(Authority(self._data / "ca").gateway_context())
+        self._snapshot = snapshot
         self._dispatcher.set_snapshot(snapshot)
         self._plane.set_snapshot(snapshot)
 
-    def _make_plane(self, gateway: GatewaySettings, spool: Spool, wheel: Wheel) -> Plane:
-        telemetry = PrometheusTelemetry()
+    def _watch_state(self, telemetry: PrometheusTelemetry, settlement: Settlement) -> None:
+        """Show what an operator is to be woken for."""
+
+        def models(state: str) -> int:
+            return sum(("held" if item.held else item.heat) == state for item in self._snapshot.models)
+
+        for state in ("held", *Heat):
+            telemetry.gauge("first_models", partial(models, state), state=state)
+        telemetry.gauge("first_snapshot_fresh", lambda: self._dispatcher.fresh)
+        telemetry.gauge("first_store_away", lambda: self._feed.away)
+        telemetry.gauge("first_spool_bytes", lambda: settlement.behind_bytes)
+
+    def _make_plane(
+        self, gateway: GatewaySettings, spool: Spool, wheel: Wheel, telemetry: PrometheusTelemetry
+    ) -> Plane:
         health = {"/healthz": self._healthz, "/readyz": self._readyz}
 
         def exposition() -> LocalAnswer:

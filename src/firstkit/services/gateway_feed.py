@@ -73,6 +73,11 @@ class GatewayFeed:
         self._hurry = False
         self._away = False
 
+    @property
+    def away(self) -> bool:
+        """Tell whether the last exchange failed."""
+        return self._away
+
     def wake(self) -> None:
         """Exchange at once."""
         self._wake.set()

@@ -216,6 +216,12 @@ class Settlement:
         self.torn = 0
         self.refused = 0
 
+    @property
+    def behind_bytes(self) -> int:
+        """Say about how much this process has recorded that is not in the store yet (any thread)."""
+        read = self._read if self._read_of == self._spool.path else 0
+        return max(0, self._spool.size - read) + len(self._rotated) * ROTATE_BYTES
+
     def sweep(self) -> int:
         """Settle what this process has recorded; return how many attempts were new to the store.
 

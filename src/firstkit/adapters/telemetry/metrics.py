@@ -106,6 +106,15 @@ METRICS: dict[str, MetricSpec] = {
         _gauge("first_body_memory_bytes", "bytes", "Request bodies kept in memory."),
         _gauge("first_body_disk_bytes", "bytes", "Request bodies kept in unlinked files."),
         _gauge("first_unread_requests", "requests", "Requests whose client has left and whose engine could not be stopped."),
+        _gauge(
+            "first_models",
+            "models",
+            "Models of the catalog by state: hot, warm, queued, cold, and held ones as held alone.",
+            "state",
+        ),
+        _gauge("first_snapshot_fresh", "", "1 while the controller confirms this gateway's routes."),
+        _gauge("first_store_away", "", "1 while this gateway cannot talk to the store."),
+        _gauge("first_spool_bytes", "bytes", "Records of finished requests that are not in the store yet, about."),
     )
 }
 
