@@ -21,8 +21,8 @@ QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-MARK = "FIRST_INSTANCE"
-"""Names the instance in the environment of everything its engine starts, so that stray children can be told."""
+MARK = "FIRST_MARK"
+"""A random value in the environment of everything that one engine starts, so that stray children can be told."""
 
 
 def expand(text: str, places: Places, port: Optional[int]) -> str:
@@ -40,7 +40,13 @@ def expand(text: str, places: Places, port: Optional[int]) -> str:
 
 
 def engine_environment(
-    job_environment: Mapping[str, str], *, instance: str, spec: EngineSpec, places: Places, port: Optional[int]
+    job_environment: Mapping[str, str],
+    *,
+    instance: str,
+    mark: str,
+    spec: EngineSpec,
+    places: Places,
+    port: Optional[int],
 ) -> Dict[str, str]:
     """Build the environment that an engine gets, and nothing beside it."""
     passed = {
@@ -51,4 +57,12 @@ def engine_environment(
     local = {"HOME": places.home, "TMPDIR": places.tmp, "XDG_CACHE_HOME": places.cache}
     # The key itself only here: others on the node can read a command line, but not an environment.
     own = {name: expand(value, places, port).replace("{key}", spec.key or "{key}") for name, value in spec.env.items()}
-    return {"PATH": "/usr/local/bin:/usr/bin:/bin", **passed, **local, **QUIET, **own, MARK: instance}
+    return {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        **passed,
+        **local,
+        **QUIET,
+        **own,
+        "FIRST_INSTANCE": instance,
+        MARK: mark,
+    }

@@ -26,8 +26,8 @@ class Guard:
         self.pid = pid
         self._pipe = pipe
 
-    def engine(self, pid: int, instance: str) -> None:
-        self._tell(f"engine {pid} {instance}")
+    def engine(self, pid: int, mark: str) -> None:
+        self._tell(f"engine {pid} {mark}")
 
     def folder(self, path: str) -> None:
         self._tell(f"folder {path}")
@@ -82,10 +82,10 @@ def _stand_by(pipe: int) -> None:
 
 def _clean_up(lines: List[List[str]]) -> None:
     sessions = [int(line[1]) for line in lines if line[0] == "engine"]
-    instances = [line[2] for line in lines if line[0] == "engine"]
+    marks = [line[2] for line in lines if line[0] == "engine"]
     deadline = time.monotonic() + SWEEP_S
     while time.monotonic() < deadline:
-        left = survivors(sessions, instances)
+        left = survivors(sessions, marks)
         if not left:
             break
         kill_all(left)

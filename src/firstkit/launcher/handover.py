@@ -14,9 +14,13 @@ from .signals import Signals
 
 
 class Started(NamedTuple):
-    """What the start made of one instance; without a pid it failed for the reason given. `output` is the log's pipe."""
+    """What the start made of one instance; without a pid it failed for the reason given.
+
+    `mark` is in the environment of all that the engine starts, `output` is the pipe of its log.
+    """
 
     spec: InstanceSpec
+    mark: str
     places: Optional[Places]
     port: Optional[int]
     pid: Optional[int]

@@ -260,7 +260,7 @@ class Instance:
         """Kill whatever the engine has left behind, also in other groups, and read the last of its log."""
         pid = cast("int", self.pid)
         deadline = self._loop.time() + SWEEP_S
-        while left := survivors([pid], [self.name]):
+        while left := survivors([pid], [self._started.mark]):
             if self._loop.time() > deadline:
                 self._owner.note(f"{self.name}: processes that cannot be killed are left: {left}")
                 break

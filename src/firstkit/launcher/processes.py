@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import signal
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set
 
@@ -92,6 +93,7 @@ def _become(
             signal.signal(getattr(signal, name), signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.umask(0o077)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # it would hold prompts
         os.chdir(cwd)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
@@ -129,27 +131,30 @@ def process_table() -> List[Process]:
     return table
 
 
-def _marked(pid: int, marks: Iterable[bytes]) -> bool:
+def _marked(pid: int, entries: Sequence[bytes]) -> bool:
+    if not entries:
+        return False
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            entries = file.read().split(b"\0")
+            environment = file.read().split(b"\0")
     except OSError:
         return False
-    return any(mark in entries for mark in marks)
+    return any(entry in environment for entry in entries)
 
 
-def survivors(sessions: Iterable[int], instances: Iterable[str], *, below: Optional[int] = None) -> List[int]:
+def survivors(sessions: Iterable[int], marks: Iterable[str], *, below: Optional[int] = None) -> List[int]:
     """Find what is left of engines: members of their sessions, bearers of their mark, and all descendants of those.
 
     With `below`, all descendants of that process are taken too, whatever they did to their session and environment.
     """
     table = process_table()
     own, wanted = os.getpid(), set(sessions)
-    marks = [f"{MARK}={instance}".encode() for instance in instances]
+    entries = [f"{MARK}={mark}".encode() for mark in marks]
     found: Set[int] = {
         process.pid
         for process in table
-        if process.pid != own and (process.session in wanted or process.parent == below or _marked(process.pid, marks))
+        if process.pid != own
+        and (process.session in wanted or process.parent == below or _marked(process.pid, entries))
     }
     grown = True
     while grown:

@@ -90,7 +90,7 @@ def _complain(text: str) -> int:
 
 def _start_instance(spec: InstanceSpec, *, run_dir: str, ports: Set[int], guard: Guard, prctl: Prctl) -> Started:
     """Make an instance's folders and start its engine; whatever goes wrong is that instance's end, not the job's."""
-    engine = spec.engine
+    engine, mark = spec.engine, os.urandom(8).hex()
     places: Optional[Places] = None
     port = None
     read = write = -1
@@ -99,7 +99,7 @@ def _start_instance(spec: InstanceSpec, *, run_dir: str, ports: Set[int], guard:
         port = free_port(ports) if engine.listen == "loopback" else None
         missing = unreadable([expand(file, places, port) for file in engine.files])
         if missing is not None:
-            return Started(spec, places, port, None, -1, "WEIGHTS_MISSING", missing)
+            return Started(spec, mark, places, port, None, -1, "WEIGHTS_MISSING", missing)
         if engine.key is not None:
             write_private(places.key_file, engine.key)
         with contextlib.suppress(FileNotFoundError):
@@ -107,7 +107,9 @@ def _start_instance(spec: InstanceSpec, *, run_dir: str, ports: Set[int], guard:
         read, write = os.pipe()
         pid = start(
             [expand(text, places, port) for text in engine.argv],
-            env=engine_environment(os.environ, instance=spec.instance, spec=engine, places=places, port=port),
+            env=engine_environment(
+                os.environ, instance=spec.instance, mark=mark, spec=engine, places=places, port=port
+            ),
             cwd=places.work,
             output=write,
             prctl=prctl,
@@ -116,12 +118,12 @@ def _start_instance(spec: InstanceSpec, *, run_dir: str, ports: Set[int], guard:
         if read >= 0:
             os.close(read)
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-        return Started(spec, places, port, None, -1, "SETUP_FAILED", what)
+        return Started(spec, mark, places, port, None, -1, "SETUP_FAILED", what)
     finally:
         if write >= 0:
             os.close(write)
-    guard.engine(pid, spec.instance)
-    return Started(spec, places, port, pid, read)
+    guard.engine(pid, mark)
+    return Started(spec, mark, places, port, pid, read)
 
 
 def _secrets(spec: JobSpec, run_dir: str) -> List[str]:

@@ -33,15 +33,15 @@ def eventually(what: Callable[[], Any], why: str = "") -> Any:
     return value
 
 
-def bearers(text: str) -> list[int]:
-    """List living processes whose environment or command line holds a text."""
+def bearers(*texts: str) -> list[int]:
+    """List living processes whose environment and command line hold all of the texts."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if folder.joinpath("stat").read_text().rpartition(")")[2].split()[0] == "Z":
                 continue
             seen = folder.joinpath("environ").read_bytes() + folder.joinpath("cmdline").read_bytes()
-            if text.encode() in seen:
+            if all(text.encode() in seen for text in texts):
                 found.append(int(folder.name))
     return found
 
@@ -141,12 +141,12 @@ class ComputeNode:
 
     engine = staticmethod(engine)
     eventually = staticmethod(eventually)
-    bearers = staticmethod(bearers)
     token = TOKEN
 
     def __init__(self, folder: Path, archive: Path) -> None:
         self.folder = folder
         self.archive = archive
+        self.python = sys.executable
         self.launched: list[Launched] = []
 
     def launch(
@@ -170,9 +170,13 @@ class ComputeNode:
         (run_dir / "control.key").write_text(TOKEN + "\n")
         return self.start(run_dir, job, env)
 
+    def bearers(self, text: str) -> list[int]:
+        """List living processes of this node's jobs that bear a text; other tests may run beside this one."""
+        return bearers(text, str(self.folder))
+
     def start(self, run_dir: Path, job: dict[str, Any], env: dict[str, str] | None = None) -> Launched:
         process = subprocess.Popen(
-            [sys.executable, self.archive, run_dir / "job.json"],
+            [self.python, self.archive, run_dir / "job.json"],
             env={"PATH": os.environ["PATH"], "TMPDIR": str(self.folder), **(env or {})},
             cwd=run_dir,
             stderr=subprocess.PIPE,

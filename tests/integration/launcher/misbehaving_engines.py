@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engines as small programs, named for how they misbehave: `python misbehaving_engines.py KIND ADDRESS [KEY_FILE]`."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal
@@ -154,7 +156,7 @@ class HidingEngine(ForkingEngine):
     def load(self) -> None:
         child = "import os, signal; os.setsid(); os.fork() and os._exit(0); signal.pause()"
         if os.fork() == 0:
-            os.execve(sys.executable, [sys.executable, "-c", child, "hidden-from-the-launcher"], {})
+            os.execve(sys.executable, [sys.executable, "-c", child, "hidden-from-the-launcher", str(Path.cwd())], {})
 
 
 class UnguardedEngine(WellBehavedEngine):

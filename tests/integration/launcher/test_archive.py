@@ -3,6 +3,7 @@
 
 import importlib.util
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +23,48 @@ def test_a_python_that_is_too_old_is_told_in_one_sentence(node: Any) -> None:
     assert done.stderr.count(b"\n") == 1
     assert done.stderr.startswith(b"first: the launcher needs Python 3.9 or later, and ")
     assert b"is 3.6" in done.stderr
+
+
+def python(version: str) -> str:
+    """Find an interpreter of a version on this machine, as far as it can be started; skip without one."""
+    candidates = [
+        shutil.which(f"python{version}"),
+        *map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python")),
+    ]
+    for candidate in filter(None, candidates):
+        asked = [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        done = subprocess.run(asked, capture_output=True, check=False, timeout=20, text=True)
+        if done.returncode == 0 and done.stdout.strip() == version:
+            return candidate
+    pytest.skip(f"allowed: no Python {version} on this machine")
+
+
+@pytest.mark.parametrize("version", ["2.7", "3.6", "3.8"])
+def test_an_older_python_is_really_told(node: Any, version: str) -> None:
+    done = subprocess.run([python(version), node.archive, "job.json"], capture_output=True, check=False, timeout=20)
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+    assert f"is {version}; let the cluster's setup lines".encode() in done.stderr
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13", "3.14"])
+def test_a_job_lives_under_every_python_from_3_9(node: Any, control_server: Any, version: str) -> None:
+    node.python = python(version)
+    urls = [f"http://127.0.0.1:{control_server.port}"]
+    job = node.launch(
+        node.engine("ForkingEngine"),
+        node.engine("WellBehavedEngine", name="i-b", loopback=True, key="engine-key-123"),
+        control={"urls": urls, "token_file": "control.key"},
+    )
+    job.until("READY")
+    job.until("READY", 1)
+    control_server.desire(1, i_a={"want": "stop"})
+    job.until("ENDED")
+    assert job.end() == 0
+    assert f"Python {version}." in job.log()
+    assert "fault" not in job.log()
+    assert control_server.last()["state"] == "ENDED"
+    assert node.bearers("FIRST_INSTANCE=") == []
 
 
 def test_misuse_is_told_with_the_usage(node: Any) -> None:

@@ -206,6 +206,7 @@ def test_an_engine_gets_a_clean_environment_an_empty_folder_and_no_descriptor_of
     told, descriptors, working, _ = (folder / "engine.log").read_text().splitlines()
     environment = json.loads(told)
     tmp = Path(environment.pop("TMPDIR"))
+    assert len(environment.pop("FIRST_MARK")) == 16
     assert environment == seen | {
         "PATH": os.environ["PATH"],
         "HOME": str(folder / "home"),

@@ -122,7 +122,7 @@ def test_places_are_private_and_short(tmp_path: Path) -> None:
     assert len(places.socket) <= 100
     assert len(places.tmp) <= 60
     for path in (places.folder, places.work, places.home, places.cache, places.tmp, short[0]):
-        assert stat.S_IMODE(Path(path).stat().st_mode) & 0o077 == 0 or os.umask(os.umask(0)) != 0o077
+        assert stat.S_IMODE(Path(path).stat().st_mode) & 0o077 == 0
     assert stat.S_IMODE(Path(short[0]).stat().st_mode) == 0o700
     remove_tree(short[0])
     assert not Path(short[0]).exists()
@@ -154,7 +154,7 @@ def test_the_adapters_environment_has_the_last_word_but_for_our_mark(tmp_path: P
     spec = EngineSpec(
         kind="x",
         argv=("x",),
-        env={"HF_HUB_OFFLINE": "0", "PATH": "/venv/bin", "FIRST_INSTANCE": "other"},
+        env={"HF_HUB_OFFLINE": "0", "PATH": "/venv/bin", "FIRST_MARK": "other"},
         listen="unix",
         key=None,
         health=Health("/health", 0.1, 5.0),
@@ -168,10 +168,11 @@ def test_the_adapters_environment_has_the_last_word_but_for_our_mark(tmp_path: P
         files=(),
     )
     job = {"PATH": "/usr/bin", "SECRET": "canary", "LD_LIBRARY_PATH": "/cuda", "https_proxy": "http://proxy"}
-    environment = engine_environment(job, instance="i-1", spec=spec, places=places, port=None)
+    environment = engine_environment(job, instance="i-1", mark="m", spec=spec, places=places, port=None)
     assert "canary" not in environment.values()
     assert "https_proxy" not in environment
     assert (environment["PATH"], environment["HF_HUB_OFFLINE"]) == ("/venv/bin", "0")
     assert (environment["LD_LIBRARY_PATH"], environment["FIRST_INSTANCE"]) == ("/cuda", "i-1")
+    assert environment["FIRST_MARK"] == "m"
     if places.short:
         remove_tree(places.short)
