@@ -15,7 +15,6 @@ from firstkit.adapters.probe import get
 from firstkit.core.topology import Address, AddressKind
 from firstkit.core.units import format_duration
 
-
 _WRITE = "Write one sentence about the ocean."
 _ASK = "What is the capital of France? Answer in one sentence."
 """What even a model of 135 million parameters answers sensibly."""
