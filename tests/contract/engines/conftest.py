@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real engines for the contract tests: each started once a module, by the launcher, as its adapter says."""
 
-import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,11 +15,11 @@ from firstkit.adapters import demo
 from firstkit.adapters.engines.registry import load_engines
 from firstkit.core.catalog import Deployment, EngineSpec, Scaling
 from firstkit.testing.engine_run import EngineRun
+from firstkit.testing.strangers import attempts_of_a_stranger
 
 ROOT = Path(__file__).parents[3]
 VLLM_ENV = ROOT / ".venv-vllm"
 MAKE_WEIGHTS = ROOT / "tests" / "fixtures" / "engines" / "make_random_llama.py"
-NOBODY = 65534
 
 
 @pytest.hookimpl(trylast=True)
@@ -113,48 +111,8 @@ def engine_run(request: pytest.FixtureRequest) -> Iterator[EngineRun]:
         shutil.rmtree(path)
 
 
-def attempts_as_nobody(address: dict[str, Any], routes: list[tuple[str, str]]) -> dict[str, str]:
-    """Try each (method, path) without credential from a process of another uid; the status line or the error."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(read)
-            os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
-            os.write(
-                write,
-                json.dumps({f"{method} {path}": _attempt(address, method, path) for method, path in routes}).encode(),
-            )
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        answer = pipe.read()
-    os.waitpid(child, 0)
-    return json.loads(answer)
-
-
-def _attempt(address: dict[str, Any], method: str, path: str) -> str:
-    family = socket.AF_UNIX if address["kind"] == "unix" else socket.AF_INET
-    target = address["path"] if address["kind"] == "unix" else (address["host"], address["port"])
-    body = b"" if method == "GET" else b'{"model":"demo","prompt":"x","messages":[{"role":"user","content":"x"}]}'
-    head = (
-        f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    with socket.socket(family) as connection:
-        connection.settimeout(10)
-        try:
-            connection.connect(target)
-            connection.sendall(head.encode() + body)
-            return connection.recv(100).decode().split("\r\n")[0]
-        except OSError as error:
-            return type(error).__name__
-
-
 @pytest.fixture(scope="session")
-def as_nobody() -> Callable[[dict[str, Any], list[tuple[str, str]]], dict[str, str]]:
+def stranger() -> Callable[..., dict[str, str]]:
     if os.geteuid() != 0:
         pytest.skip("allowed: only root can become another user")
-    return attempts_as_nobody
+    return attempts_of_a_stranger

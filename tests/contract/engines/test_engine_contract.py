@@ -149,7 +149,7 @@ def test_loading_was_told_from_its_own_log(engine_run: EngineRun) -> None:
 
 
 def test_nobody_else_on_the_machine_can_reach_any_of_its_paths(
-    engine_run: EngineRun, client: httpx.Client, as_nobody: Callable[..., dict[str, str]]
+    engine_run: EngineRun, client: httpx.Client, stranger: Callable[..., dict[str, str]]
 ) -> None:
     if engine_run.adapter.traits.kind == "llamacpp":
         routes = [tuple(route.split()) for route in LLAMACPP_ROUTES.replace("\n", " ").split(",")]
@@ -158,7 +158,7 @@ def test_nobody_else_on_the_machine_can_reach_any_of_its_paths(
         routes = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
         routes += [("GET", "/openapi.json"), ("GET", "/metrics"), ("GET", "/docs")]
     assert {path for _, path in routes} >= engine_run.adapter.paths(engine_run.deployment)
-    found = as_nobody(engine_run.address(), routes)
+    found = stranger(engine_run.address(), routes)
     assert len(found) == len(set(routes))
     assert set(found.values()) == {"PermissionError"}, found
 

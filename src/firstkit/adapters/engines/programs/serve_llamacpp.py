@@ -50,7 +50,8 @@ def main() -> NoReturn:
     sift(read, server, weights_bytes=size_bytes(options.model))
     _, status = os.waitpid(server, 0)
     if os.WIFSIGNALED(status):
-        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # SIGKILL's action cannot be set, nor need be
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(status))
     os._exit(os.waitstatus_to_exitcode(status))
 
