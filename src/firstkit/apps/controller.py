@@ -35,6 +35,7 @@ from firstkit.services.publisher import Publisher
 from firstkit.services.reconciler import Parts, Reconciler
 from firstkit.services.store_thread import StoreThread
 from firstkit.services.submission import Launcher, Preparer
+from firstkit.wire.control import JsonDocuments
 
 API_SOCKET = "run/api.sock"
 BY_FILE = "configuration file"
@@ -66,6 +67,7 @@ class _Controller:
         self._journal = Journal("controller")
         self._clock = SystemClock()
         self._engines = load_engines()
+        self._documents = JsonDocuments()
         self._authority: Authority | None = None
         self._stopping = False
 
@@ -144,6 +146,7 @@ class _Controller:
             installation=installation,
             launcher=Launcher(name=archive.name, data=archive.data),
             engines=self._engines,
+            documents=self._documents,
             authority=self._certificates,
             control_urls=self._control_urls,
             fence_s=fence_s if fence_s > 0 else None,
@@ -166,8 +169,9 @@ class _Controller:
             drain_s=settings.gateway.drain_s,
             holder=f"{socket.gethostname()}:{os.getpid()}",
             engines=self._engines,
+            documents=self._documents,
             preparer=preparer,
-            publisher=Publisher(engines=self._engines, gateways=self._control_urls()),
+            publisher=Publisher(engines=self._engines, documents=self._documents, gateways=self._control_urls()),
             worker=worker,
             read_catalog=lambda revision: catalog_from_document(revision.document, revision=revision.number),
             spec_of=spec_digest,

@@ -13,6 +13,7 @@ from firstkit.core.instance.record import Contact
 from firstkit.core.job.machine import JobEvent, JobEventKind
 from firstkit.core.job.record import Job, JobState
 from firstkit.core.reasons import Reason
+from firstkit.ports.control import ControlDocuments
 from firstkit.ports.engine import Engine
 from firstkit.ports.probe import Probed
 from firstkit.ports.scheduler import Accepted, JobPhase, Observation, Rejected
@@ -22,7 +23,6 @@ from firstkit.services.external import Target
 from firstkit.services.job_watcher import Observed, Submitted
 from firstkit.services.submission import OUTPUT_FILE, SETUP_FILE, STATUS_FILE
 from firstkit.services.world import World
-from firstkit.wire import control
 
 STATUS_STALE_S = 25.0
 """A launcher that HTTP has not brought news of for this long is read from its file, and its gateway's doubts count."""
@@ -45,12 +45,14 @@ class Intake:
         world: World,
         *,
         engines: Mapping[str, Engine],
+        documents: ControlDocuments,
         look: Callable[[str], None],
         journal: Journal,
         settle_s: float,
     ) -> None:
         self._world = world
         self._engines = engines
+        self._documents = documents
         self._look = look
         self._journal = journal
         self._settle_s = settle_s
@@ -170,7 +172,7 @@ class Intake:
     def _status(self, data: bytes, *, source: str, now: float, age_s: float) -> None:
         """Apply a status that is newer than what is known, whichever way it came; an old one is no sign of life."""
         try:
-            status = control.decode_status(data)
+            status = self._documents.read_status(data)
         except FirstError as error:
             if source not in self._unreadable:
                 self._unreadable.add(source)

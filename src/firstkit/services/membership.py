@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from firstkit.core import control
 from firstkit.core.instance.machine import InstanceEvent, InstanceEventKind
 from firstkit.core.instance.record import Instance, InstanceState
 from firstkit.core.job.machine import JobEvent, JobEventKind
@@ -13,7 +14,6 @@ from firstkit.core.reasons import Reason
 from firstkit.core.topology import Address, AddressKind
 from firstkit.services.submission import door_name
 from firstkit.services.world import World
-from firstkit.wire import control
 
 _KINDS = {
     control.ReportedState.LOADING: InstanceEventKind.REPORTED_LOADING,
@@ -68,7 +68,7 @@ def _take_instance(
 
     DRAINING is our own wish coming back, or the launcher's doing, since its job is to end (`default`: why).
     """
-    tail = tuple(reported.exit.log_tail) if reported.exit else ()
+    tail = reported.exit.log_tail if reported.exit else ()
     world.instance_event(
         reported.instance,
         InstanceEvent(
@@ -105,8 +105,10 @@ def reason(text: str | None) -> Reason | None:
         return None
 
 
-def desired(job: Job, instances: Sequence[Instance], *, now: float, gateways: list[str]) -> control.Desired:
-    """Say what is wanted of a job's launcher; `version` 0, which the caller replaces."""
+def desired(
+    job: Job, instances: Sequence[Instance], *, version: int, now: float, gateways: list[str]
+) -> control.Desired:
+    """Say what is wanted of a job's launcher."""
     wants: dict[str, control.DesiredInstance] = {}
     for item in instances:
         if item.state is InstanceState.DRAINING:
@@ -115,5 +117,9 @@ def desired(job: Job, instances: Sequence[Instance], *, now: float, gateways: li
         elif item.state is not InstanceState.ENDED:
             wants[item.id] = control.DesiredInstance(want=control.Want.SERVE)
     return control.Desired(
-        job=job.id, version=0, instances=wants, stop_job=job.ending_for is not None, gateways=gateways
+        job=job.id,
+        version=version,
+        instances=wants,
+        stop_job=job.ending_for is not None,
+        gateways=tuple(gateways),
     )

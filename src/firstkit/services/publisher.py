@@ -11,11 +11,11 @@ from firstkit.core.instance.record import Instance, InstanceState
 from firstkit.core.job.record import Job, JobState
 from firstkit.core.snapshot import View, ends_at, routes, statuses
 from firstkit.core.topology import ModelStatus, Route, Snapshot
+from firstkit.ports.control import ControlDocuments
 from firstkit.ports.engine import Engine
 from firstkit.ports.store import ControllerStore, Term
 from firstkit.services import membership
 from firstkit.services.world import World
-from firstkit.wire import control
 
 FRESH_FOR_S = 10.0
 TOUCH_EVERY_S = 3.0
@@ -46,8 +46,9 @@ class _Document:
 class Publisher:
     """Remember what was published last, so that an idle installation writes next to nothing."""
 
-    def __init__(self, *, engines: Mapping[str, Engine], gateways: list[str]) -> None:
+    def __init__(self, *, engines: Mapping[str, Engine], documents: ControlDocuments, gateways: list[str]) -> None:
         self._engines = engines
+        self._documents = documents
         self._gateways = gateways
         self._published: _Published | None = None
         self._touched_at = float("-inf")
@@ -172,8 +173,8 @@ class Publisher:
             # from the store's clock, so that a restarted controller's documents are newer than its predecessor's
             version = max(known.version + 1 if known else 1, int(now * 1000))
             self._desired[job.id] = _Document(version, content)
-            document = membership.desired(job, instances, now=now, gateways=self._gateways)
-            changed.append((job, version, control.encode(document.model_copy(update={"version": version}))))
+            document = membership.desired(job, instances, version=version, now=now, gateways=self._gateways)
+            changed.append((job, version, self._documents.write_desired(document)))
         for job_id in [one for one in self._desired if one not in live]:
             del self._desired[job_id]
         return changed

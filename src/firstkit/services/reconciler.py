@@ -17,6 +17,7 @@ from firstkit.core.scaling.failures import Patience
 from firstkit.core.settings import ControllerSettings
 from firstkit.core.snapshot import View
 from firstkit.ports.clock import Clock
+from firstkit.ports.control import ControlDocuments
 from firstkit.ports.engine import Engine
 from firstkit.ports.probe import Probed
 from firstkit.ports.runner import RemoteFile
@@ -53,6 +54,7 @@ class Parts:
     drain_s: float
     holder: str
     engines: Mapping[str, Engine]
+    documents: ControlDocuments
     preparer: Preparer
     publisher: Publisher
     worker: Callable[[Cluster, Callable[[Happening], None]], ClusterWorker]
@@ -106,6 +108,7 @@ class Reconciler:
         self._intake = Intake(
             world,
             engines=self._p.engines,
+            documents=self._p.documents,
             look=self._workers.look,
             journal=self._p.journal,
             settle_s=self._p.settings.settle_s,

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from firstkit.core import ids
+from firstkit.core import control, ids
 from firstkit.core.catalog import Cluster, Deployment, Resources
 from firstkit.core.instance.record import Instance
 from firstkit.core.job.record import Job
+from firstkit.ports.control import ControlDocuments
 from firstkit.ports.engine import Engine, LaunchSpec
 from firstkit.ports.runner import RemoteFile
 from firstkit.ports.scheduler import Scheduler, Submission
-from firstkit.wire import control
 
 STATUS_FILE = "status.json"
 """The launcher's last status, for where HTTP does not reach."""
@@ -67,6 +67,7 @@ class Preparer:
         installation: str,
         launcher: Launcher,
         engines: Mapping[str, Engine],
+        documents: ControlDocuments,
         authority: Callable[[], DoorAuthority],
         control_urls: Callable[[], list[str]],
         fence_s: float | None,
@@ -74,6 +75,7 @@ class Preparer:
         self._installation = installation
         self._launcher = launcher
         self._engines = engines
+        self._documents = documents
         self._authority = authority
         self._control_urls = control_urls
         self._fence_s = fence_s
@@ -100,12 +102,12 @@ class Preparer:
             control=self._control(cluster),
             door=door,
             fence_s=self._fence_s,
-            instances=[
+            instances=tuple(
                 control.JobInstance(
-                    instance=item.id, slot=item.slot, engine=engine_document(deployment, launch, key=item.engine_key)
+                    instance=item.id, slot=item.slot, engine=engine_process(deployment, launch, key=item.engine_key)
                 )
                 for item in instances
-            ],
+            ),
         )
         launcher_path = f"{cluster.run_dir}/{self._launcher.name}"
         script_path = f"{folder}/start.sh"
@@ -127,7 +129,7 @@ class Preparer:
                 for item in instances
                 for name, data in (launch.put or {}).items()
             ),
-            RemoteFile(path=f"{folder}/job.json", data=control.encode(document)),
+            RemoteFile(path=f"{folder}/job.json", data=self._documents.write_job(document)),
             RemoteFile(path=script_path, data=script.encode(), mode=0o700),
         ]
         return Prepared(files=tuple(files), submission=submission)
@@ -135,7 +137,7 @@ class Preparer:
     def _control(self, cluster: Cluster) -> control.Control | None:
         """Say where the launcher reports; files alone where HTTP cannot be."""
         urls = [] if cluster.control == "files" else self._control_urls()
-        return control.Control(urls=urls) if urls else None
+        return control.Control(urls=tuple(urls)) if urls else None
 
     def _door(
         self, cluster: Cluster, job: Job, resources: Resources
@@ -164,29 +166,27 @@ def token_digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def engine_document(deployment: Deployment, launch: LaunchSpec, *, key: str | None) -> control.Engine:
-    """Turn an adapter's launch specification into the `engine` object of job.json."""
+def engine_process(deployment: Deployment, launch: LaunchSpec, *, key: str | None) -> control.EngineProcess:
+    """Turn an adapter's launch specification into what the launcher is told of one engine."""
     serves = None
     if launch.serves_path is not None and launch.serves_name is not None:
         serves = control.Serves(path=launch.serves_path, name=launch.serves_name)
-    return control.Engine(
+    return control.EngineProcess(
         kind=deployment.engine.kind,
-        argv=list(launch.argv),
+        argv=launch.argv,
         env=dict(launch.env),
         listen="loopback" if launch.listen == "loopback" else "unix",
         key=key if launch.needs_key else None,
         health=control.Health(path=launch.health_path),
         serves=serves,
-        guarded=list(launch.guarded),
+        guarded=launch.guarded,
         start_timeout_s=launch.start_timeout_s,
         stop_signal=launch.stop_signal,
         stop_grace_s=launch.stop_grace_s,
-        progress=[
-            control.Progress.model_validate(
-                {"match": mark.match, "from": mark.start, "to": mark.end, "text": mark.text}
-            )
+        progress=tuple(
+            control.Progress(match=mark.match, start=mark.start, end=mark.end, text=mark.text)
             for mark in launch.progress
-        ],
-        causes=[control.Cause(match=mark.match, reason=mark.reason) for mark in launch.causes],
-        files=list(launch.files),
+        ),
+        causes=tuple(control.Cause(match=mark.match, reason=mark.reason) for mark in launch.causes),
+        files=launch.files,
     )

@@ -17,10 +17,11 @@ from typing import Any, Self
 import httpx
 
 from firstkit.adapters import launcher_zip
+from firstkit.core import control
 from firstkit.core.catalog import Deployment
 from firstkit.ports.engine import Engine
-from firstkit.services.submission import engine_document
-from firstkit.wire import control
+from firstkit.services.submission import engine_process
+from firstkit.wire.control import JsonDocuments
 
 INSTANCE = "i-contract"
 KEY = "engine-key-of-the-contract-tests"
@@ -62,11 +63,11 @@ class EngineRun:
         document = control.JobDocument(
             job="j-contract",
             installation="contract",
-            instances=[
-                control.JobInstance(instance=INSTANCE, engine=engine_document(self.deployment, self.spec, key=KEY))
-            ],
+            instances=(
+                control.JobInstance(instance=INSTANCE, engine=engine_process(self.deployment, self.spec, key=KEY)),
+            ),
         )
-        (self.folder / "job.json").write_bytes(control.encode(document))
+        (self.folder / "job.json").write_bytes(JsonDocuments().write_job(document))
         launcher = launcher_zip.build()
         (self.folder / launcher.name).write_bytes(launcher.data)
         self._process = subprocess.Popen(

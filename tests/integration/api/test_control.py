@@ -8,9 +8,10 @@ from typing import Any
 import anyio
 import pytest
 
+from firstkit.core.control import Desired
 from firstkit.core.job.record import JobState
 from firstkit.ports.store import StoreUnavailable
-from firstkit.wire.control import Desired, encode
+from firstkit.wire.control import JsonDocuments
 
 pytestmark = pytest.mark.anyio
 JOB = "j-000000000001"
@@ -35,7 +36,7 @@ async def put(world, body: Any = None, *, job: str = JOB, token: str = "tok", ha
 
 
 def want(world, version: int, job: str = JOB) -> bytes:
-    document = encode(Desired(job=job, version=version))
+    document = JsonDocuments().write_desired(Desired(job=job, version=version))
     world.store.set_desired(world.term, job=job, version=version, document=document)
     return document
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from firstkit.core import control
 from firstkit.launcher.desired import parse_desired
 from firstkit.launcher.documents import JobRefused, parse_job
-from firstkit.wire import control
+from firstkit.wire.control import JsonDocuments
 
 
 def job(**changes: Any) -> dict[str, Any]:
@@ -86,25 +87,25 @@ def test_two_instances_of_one_name_are_refused() -> None:
 
 
 def test_what_the_controller_writes_is_what_the_launcher_reads() -> None:
-    engine = control.Engine(
+    engine = control.EngineProcess(
         kind="vllm",
-        argv=["serve", "{port}", "{key_file}"],
+        argv=("serve", "{port}", "{key_file}"),
         listen="loopback",
         key="secret",
         health=control.Health(path="/health"),
         serves=control.Serves(path="/v1/models", name="demo"),
-        guarded=["/v1/models"],
-        progress=[control.Progress.model_validate({"match": "x", "from": 0.1, "to": 0.2, "text": "t"})],
-        causes=[control.Cause(match="y", reason="OUT_OF_MEMORY")],
+        guarded=("/v1/models",),
+        progress=(control.Progress(match="x", start=0.1, end=0.2, text="t"),),
+        causes=(control.Cause(match="y", reason="OUT_OF_MEMORY"),),
     )
     document = control.JobDocument(
         job="j-1",
         installation="abc",
-        control=control.Control(urls=["unix:/api.sock"]),
+        control=control.Control(urls=("unix:/api.sock",)),
         door=control.DirectDoor(host="127.0.0.1", ports=(42000, 42099)),
-        instances=[control.JobInstance(instance="i-1", engine=engine)],
+        instances=(control.JobInstance(instance="i-1", engine=engine),),
     )
-    spec = parse_job(control.encode(document))
+    spec = parse_job(JsonDocuments().write_job(document))
     assert spec.door == ("direct", "127.0.0.1", (42000, 42099), "door.crt", "door.key", "ca.crt", "gateway.firstkit")
     assert spec.instances[0].engine.progress == (("x", 0.1, 0.2, "t"),)
     assert spec.instances[0].engine.causes == (("y", "OUT_OF_MEMORY"),)
@@ -116,7 +117,7 @@ def test_what_the_controller_desires_is_what_the_launcher_follows() -> None:
         version=3,
         instances={"i-1": control.DesiredInstance(want=control.Want("drain"), within_s=30.0)},
     )
-    assert parse_desired(control.encode(document), "j-1") == (3, {"i-1": ("drain", 30.0)}, False)
+    assert parse_desired(JsonDocuments().write_desired(document), "j-1") == (3, {"i-1": ("drain", 30.0)}, False)
 
 
 @pytest.mark.parametrize(

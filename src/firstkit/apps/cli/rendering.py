@@ -23,6 +23,7 @@ from firstkit.core.job.record import Job, JobState
 from firstkit.core.nearest import nearest, or_list
 from firstkit.core.reasons import Reason
 from firstkit.services.submission import Launcher, Preparer
+from firstkit.wire.control import JsonDocuments
 
 MASK = "***"
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
@@ -62,6 +63,7 @@ def rendered(name: str, *, config: Path, data: Path) -> dict[str, str]:
         installation=INSTALLATION,
         launcher=Launcher(name=archive.name, data=b""),
         engines=engines,
+        documents=JsonDocuments(),
         authority=_NoAuthority,
         control_urls=lambda: [f"unix:{Path(loaded.settings.data_dir) / 'run/api.sock'}"],
         fence_s=loaded.settings.controller.fence_s or None,
