@@ -259,7 +259,7 @@ class Attempt:
         self.exchange.attempt_broken(self, error, outcome=Outcome.TIMED_OUT)
 
     def _unreached(self, how: Failure, why: str) -> None:
-        self.exchange.plane.dispatcher.failed(self.route.instance, how)
+        self.exchange.plane.unreachable(self.route.instance, how)
         self._end()
         self.exchange.attempt_failed(self, UpstreamError(f"The instance could not be reached: {why}."), status=0)
 

@@ -313,7 +313,7 @@ class Connection(asyncio.Protocol):
         while data.startswith(b"\r\n"):
             data = data[2:]
         self._ahead = data
-        if not data:
+        if not data or data == b"\r":
             return False
         settings = self.plane.settings
         try:

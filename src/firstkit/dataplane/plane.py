@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 from firstkit.core.errors import FirstError, InternalError, NotFound, SiteError
+from firstkit.core.health.liveness import Failure
 from firstkit.core.principal import Principal
 from firstkit.core.request import AttemptRecord, Outcome
 from firstkit.core.settings import GatewaySettings
@@ -254,6 +255,11 @@ class Plane:
             found, error = None, InternalError("The gateway could not check the API key.")
         then(found, error)
 
+    def unreachable(self, instance: str, how: Failure) -> None:
+        """Take in that a request did not reach an instance, and look at it again."""
+        self.dispatcher.failed(instance, how)
+        self._watches.verify(instance)
+
     def cut(self, lease: Lease) -> None:
         """End the request at an instance whose route is gone (called by the dispatcher)."""
         attempt = self.leases.get(lease)
@@ -298,7 +304,7 @@ class Plane:
         telemetry.gauge("first_requests_in_flight", lambda: self.dispatcher.in_flight)
         telemetry.gauge("first_requests_waiting", lambda: self.dispatcher.waiting)
         telemetry.gauge("first_client_connections", lambda: len(self.connections))
-        telemetry.gauge("first_upstream_connections", lambda: self.pools.size)
+        telemetry.gauge("first_upstream_connections", lambda: len(self.pools.open()))
         telemetry.gauge("first_body_memory_bytes", lambda: self.bodies.memory)
         telemetry.gauge("first_body_disk_bytes", lambda: self.bodies.disk)
         telemetry.gauge(

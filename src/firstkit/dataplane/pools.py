@@ -190,9 +190,9 @@ class Pool:
         return found
 
     @property
-    def size(self) -> int:
-        """Count open connections."""
-        return len(self._open)
+    def open(self) -> frozenset[Upstream]:
+        """List open connections."""
+        return frozenset(self._open)
 
     def take(self) -> Upstream | None:
         """Take the connection used last, if an idle one is there."""
@@ -336,7 +336,6 @@ class Pools:
             pool.cut()
         self._pools.clear()
 
-    @property
-    def size(self) -> int:
-        """Count open connections."""
-        return sum(pool.size for pool in self._pools.values())
+    def open(self) -> list[Upstream]:
+        """List open connections."""
+        return [upstream for pool in self._pools.values() for upstream in pool.open]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One idle connection to each instance: when it closes and cannot be made again, the instance is dead, and known so at once."""
+"""One idle connection to each instance: when it closes and no other stands, the instance is dead, and known so at once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from firstkit.core.topology import Route
 from firstkit.dataplane.pools import Dialler
 from firstkit.dataplane.timers import Call
 
+SETTLED_S = 0.2
+"""A connection that lasts so long stands: a door whose engine is gone accepts, and closes at once."""
+
 FIRST_RETRY_S, LAST_RETRY_S = 0.1, 2.0
 """How long after a failed connection it is tried again: doubled each time, up to the last."""
 
-SHORT_LIVED_S = 0.5
-"""A connection that the other side closes sooner is not made anew at once."""
-
 
 class Watch(asyncio.Protocol):
-    """Holds the connection to one instance, which says nothing.
+    """Holds the connection to one instance, on which nothing is said.
 
-    Engines close idle connections for reasons of their own, so a closed one is made anew at once, and only a refusal counts.
+    Engines close idle connections for reasons of their own, so a closed one is made anew at once, and only when that does
+    not stand either the instance is taken for dead. It is alive again as soon as one does.
     """
 
     def __init__(
@@ -36,14 +37,24 @@ class Watch(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._later: Call | None = None
         self._wait_s = FIRST_RETRY_S
-        self._alive: bool | None = None
-        self._made_at = 0.0
+        self._stands = False
+        self._in_doubt = False
         self._closed = False
 
     def start(self) -> None:
         """Connect."""
-        if not self._closed and self._task is None:
+        if not self._closed and self._task is None and self._transport is None:
             self._task = self._dialler.start(self._connect())
+
+    def verify(self) -> None:
+        """Try a new connection because a request found the instance unreachable; tell if it stands."""
+        self._in_doubt = True
+        transport = self._transport
+        if transport is not None:
+            transport.abort()
+        elif self._later is not None and self._task is None:
+            self._later.cancel()
+            self.start()
 
     def close(self) -> None:
         """Stop watching."""
@@ -58,52 +69,62 @@ class Watch(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport (called by the loop)."""
         self._transport = cast("asyncio.Transport", transport)
+        self._stands = False
         if self._closed:
             self._transport.abort()
+        else:
+            self._later = self._dialler.wheel.later(SETTLED_S, self._settle)
 
     def data_received(self, data: bytes) -> None:
-        """Drop what an engine says unasked, and the connection with it (called by the loop)."""
-        if self._transport is not None:
-            self._transport.abort()
+        """Ignore what an engine says unasked (called by the loop)."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Connect anew (called by the loop)."""
-        self._transport = None
+        stood, self._stands, self._transport = self._stands, False, None
+        if self._later is not None:
+            self._later.cancel()
         if self._closed:
             return
-        lived_s = self._dialler.loop.time() - self._made_at
-        if lived_s < SHORT_LIVED_S:
-            self._try_later()
-        else:
+        if stood or self._in_doubt:
             self.start()
+        else:
+            self._fail()
+
+    def _settle(self) -> None:
+        self._later = None
+        self._stands = True
+        self._wait_s = FIRST_RETRY_S
+        if self._in_doubt:
+            self._in_doubt = False
+            self._on_alive(self.route.instance)
 
     async def _connect(self) -> None:
+        in_doubt, self._in_doubt = self._in_doubt, False
         try:
             await self._dialler.connect(self.route.address, lambda: self)
-        except (OSError, ssl.SSLError, TimeoutError) as error:
+        except TimeoutError:
             self._task = None
-            self._not_made(error)
+            self._in_doubt = in_doubt
+            self._try_later()
+        except (OSError, ssl.SSLError):
+            self._task = None
+            self._fail()
         else:
             self._task = None
-            self._made_at = self._dialler.loop.time()
-            self._wait_s = FIRST_RETRY_S
-            if self._alive is not True and not self._closed:
-                # the first connection says nothing new; one after a refusal says that the instance is back
-                back, self._alive = self._alive is False, True
-                if back:
-                    self._on_alive(self.route.instance)
+            self._in_doubt = in_doubt
+            if self._transport is None and not self._closed:
+                self._fail()  # it closed before the connection had been reported
 
-    def _not_made(self, error: Exception) -> None:
-        if self._closed:
-            return
-        if not isinstance(error, TimeoutError):
-            self._alive = False
+    def _fail(self) -> None:
+        self._in_doubt = True
+        if not self._closed:
             self._on_dead(self.route.instance)
-        self._try_later()
+            self._try_later()
 
     def _try_later(self) -> None:
-        self._later = self._dialler.wheel.later(self._wait_s, self.start)
-        self._wait_s = min(LAST_RETRY_S, self._wait_s * 2)
+        if not self._closed:
+            self._later = self._dialler.wheel.later(self._wait_s, self.start)
+            self._wait_s = min(LAST_RETRY_S, self._wait_s * 2)
 
 
 class Watches:
@@ -127,6 +148,12 @@ class Watches:
                 watch = Watch(self._dialler, route, on_alive=self._on_alive, on_dead=self._on_dead)
                 self._watches[name] = watch
                 watch.start()
+
+    def verify(self, instance: str) -> None:
+        """Look again at an instance that a request could not reach."""
+        watch = self._watches.get(instance)
+        if watch is not None:
+            watch.verify()
 
     def close(self) -> None:
         """Stop watching."""

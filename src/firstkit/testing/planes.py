@@ -143,6 +143,11 @@ class PlaneWorld:
             while not holds():  # noqa: ASYNC110 what it waits for is anything at all
                 await asyncio.sleep(0.002)
 
+    def hurry_upstreams(self) -> None:
+        """Have the wheel look at every upstream connection's deadline in time; by itself it looks every ten seconds."""
+        for upstream in self.plane.pools.open():
+            self.plane.wheel.set(upstream, upstream.due)
+
     def leftovers(self) -> dict[str, int]:
         """Count what must be nothing when nobody wants anything."""
         return {

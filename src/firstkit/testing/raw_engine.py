@@ -164,6 +164,11 @@ class RawEngine:
         if self.address.kind is AddressKind.UNIX:
             _remove(self.address.path)
 
+    def close_idle(self) -> None:
+        """Close every connection in good order, as a server's keep-alive time-out does."""
+        for writer in list(self._writers):
+            writer.close()
+
     async def finish(self) -> None:
         """Stop, and raise what failed in a script."""
         await self.stop()
