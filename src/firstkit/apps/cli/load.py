@@ -16,8 +16,8 @@ import httpx
 
 WORDS = tuple(
     """
-    time year people way day man thing woman life child world school state family student group country problem hand part
-    place case week company system program question work government number night point home water room mother area money
+    time year people way day man thing woman life child world school state family student group country problem hand
+    part place case week company system program question work government number night point home water room mother area
     """.split()  # noqa: SIM905 a list of words is read more easily
 )
 OPEN_LIMIT = 5000
