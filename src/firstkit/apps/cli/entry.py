@@ -70,6 +70,15 @@ _SERVER_PACKAGES = frozenset(
 )
 
 
+def _with_examples(command: click.Command) -> click.Command:
+    r"""Make the `\b` of raw docstrings, as linters want them, the character by which click keeps lines as they are."""
+    if command.help:
+        command.help = command.help.replace("\\b\n", "\b\n")
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        _with_examples(below)
+    return command
+
+
 class Commands(click.Group):
     """Imports the module of a command when that command is run, and not before."""
 
@@ -81,7 +90,7 @@ class Commands(click.Group):
         if entry is None:
             return None
         module = importlib.import_module(f"firstkit.apps.cli.{entry.module}")
-        return cast("click.Command", getattr(module, f"{cmd_name}_command"))
+        return _with_examples(cast("click.Command", getattr(module, f"{cmd_name}_command")))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -113,6 +122,9 @@ def cli() -> None:
     first models                   what is there, and what is hot
     first chat smollm2 "Hello!"    talk to it
     """
+
+
+_with_examples(cli)
 
 
 def run(arguments: Sequence[str]) -> int:
