@@ -18,7 +18,7 @@ AWAY_EVERY_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One external instance and how it is asked."""
+    """One external instance and how it is asked. `listed`: its answer must list `served_name`, or it is another's."""
 
     instance: str
     engine: str
@@ -26,6 +26,7 @@ class Target:
     authorization: str | None
     path: str
     served_name: str
+    listed: bool = False
 
 
 class ExternalWatch:

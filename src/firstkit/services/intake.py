@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from firstkit.core import ids
 from firstkit.core.errors import FirstError
@@ -193,15 +194,22 @@ class Intake:
         if item is None:
             return
         length: int | None = None
-        if probed.ready:
+        detail = probed.detail
+        ready = probed.ready
+        if ready and target.listed:
+            names = _listed(probed.body)
+            ready = target.served_name in names
+            others = f"it lists {', '.join(names[:5])}" if names else "it lists no models"
+            detail = "" if ready else f"the engine does not serve {target.served_name}: {others}"
+        if ready:
             told = self._engines[target.engine].models_info(probed.body, target.served_name).get("max_model_len")
             length = told if isinstance(told, int) else None
         self._world.instance_event(
             item.id,
             InstanceEvent(
-                kind=InstanceEventKind.REPORTED_READY if probed.ready else InstanceEventKind.NOT_ANSWERING,
+                kind=InstanceEventKind.REPORTED_READY if ready else InstanceEventKind.NOT_ANSWERING,
                 at=now,
-                detail=probed.detail,
+                detail=detail,
                 address=target.address,
                 max_model_len=length,
             ),
@@ -228,3 +236,12 @@ class Intake:
             for job in [one for one in known if one not in self._world.jobs]:
                 del known[job]
         self._unreadable = {one for one in self._unreadable if one in self._world.jobs}
+
+
+def _listed(body: bytes) -> list[str]:
+    """Read the names in an OpenAI model listing; an answer that is none lists nothing."""
+    try:
+        entries: Any = json.loads(body)["data"]
+        return [str(entry["id"]) for entry in entries]
+    except (ValueError, KeyError, TypeError):
+        return []

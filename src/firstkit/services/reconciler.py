@@ -323,6 +323,7 @@ class Reconciler:
                     authorization=f"Bearer {item.engine_key}" if item.engine_key else None,
                     path=spec.serves_path or spec.health_path,
                     served_name=spec.serves_name or engine.served_name(deployment),
+                    listed=spec.serves_path is not None and spec.serves_name is not None,
                 )
         self._external.set_targets(targets)
 

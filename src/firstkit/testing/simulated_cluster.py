@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cluster in memory: its runner, file system, jobs and launchers, which can misbehave on purpose."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.abc
+
+from firstkit.ports.runner import Command, Done, Refused, RemoteFile, Result, RunnerTraits, Unknown
+from firstkit.testing.simulated_launcher import EngineManner, SimulatedLauncher
+
+KILL_WAIT_S = 30.0
+
+
+@dataclass(slots=True)
+class SimulatedJob:
+    """One job as the simulated scheduler has it. `script` is start.sh's text."""
+
+    number: str
+    tag: str
+    walltime_s: float
+    run_dir: str
+    script: str
+    state: str = "PENDING"
+    why: str = ""
+    code: int = 0
+    submitted_at: float = 0.0
+    started_at: float | None = None
+    ended_at: float | None = None
+    launcher: SimulatedLauncher | None = None
+    cancelled: anyio.Event = field(default_factory=anyio.Event)
+    killed: anyio.Event = field(default_factory=anyio.Event)
+
+
+@dataclass(slots=True)
+class Faults:
+    """What goes wrong at the moment; tests set and clear it. Each says how it misbehaves."""
+
+    unreachable: bool = False
+    """Every command times out."""
+    refused: bool = False
+    """No command can be run at all."""
+    submit_refused: str = ""
+    """The scheduler refuses submissions in these words."""
+    lost_answers: int = 0
+    """So many submissions take effect while their answers are lost."""
+    lost_submissions: int = 0
+    """So many submissions are lost with their answers."""
+    delayed_submissions_s: float = 0.0
+    """Submissions time out and take effect that much later."""
+    cancel_refused: bool = False
+    """Cancellations fail with an exit code."""
+    truncated: bool = False
+    """Listings break off after the first line."""
+    unknown_states: bool = False
+    """Listings show states that nobody has heard of."""
+    repeated_lines: bool = False
+    """Each line of a listing comes twice."""
+    hidden: set[str] = field(default_factory=set[str])
+    """These jobs are missing from listings."""
+    forgetful: bool = False
+    """Ended jobs are gone from the listing at once."""
+    http_down: bool = False
+    """No status arrives over HTTP."""
+    disk_full: bool = False
+    """No file can be written by the runner."""
+    frozen_queue: bool = False
+    """No waiting job starts."""
+
+
+class SimulatedCluster:
+    """Implements `Runner`; `live` must be running. Its dialect is `SimulatedScheduler`."""
+
+    traits = RunnerTraits(round_trip_s=0.05)
+
+    def __init__(
+        self,
+        *,
+        now: Callable[[], float],
+        report: Callable[[str, int, bytes], None] = lambda _job, _seq, _data: None,
+        queue_wait_s: float = 1.0,
+        round_trip_s: float = 0.05,
+        slots: int = 1_000_000,
+    ) -> None:
+        self._now = now
+        self._report = report
+        self.queue_wait_s = queue_wait_s
+        self._round_trip_s = round_trip_s
+        self.slots = slots
+        self.faults = Faults()
+        self.jobs: dict[str, SimulatedJob] = {}
+        self.files: dict[str, bytes] = {}
+        self.modes: dict[str, int] = {}
+        self.engines: Callable[[str], EngineManner] = lambda _: EngineManner()
+        self.at_step: Callable[[str], Awaitable[None]] | None = None
+        self.commands = 0
+        self.submissions = 0
+        self._last = 0
+        self._group: anyio.abc.TaskGroup | None = None
+        self._freed = anyio.Event()
+
+    # ----------------------------------------------------------------------------------------------------- the runner
+    async def run(self, commands: Sequence[Command], *, deadline_s: float) -> list[Result]:
+        """Run the commands, with whatever is wrong at the moment."""
+        results: list[Result] = []
+        for command in commands:
+            await self._step(f"before {command.argv[0]}")
+            self.commands += 1
+            if self.faults.refused:
+                results.append(Refused(detail="connection refused"))
+                continue
+            await anyio.sleep(deadline_s if self.faults.unreachable else self._round_trip_s)
+            if self.faults.unreachable:
+                results.append(Unknown(detail=f"no answer within {deadline_s:g} s"))
+                continue
+            results.append(self._execute(command))
+            await self._step(f"after {command.argv[0]}")
+        return results
+
+    async def put(self, files: Sequence[RemoteFile], *, deadline_s: float) -> Result:
+        """Write files."""
+        await self._step("before put")
+        if self.faults.refused or self.faults.disk_full:
+            return Refused(detail="No space left on device" if self.faults.disk_full else "connection refused")
+        await anyio.sleep(deadline_s if self.faults.unreachable else self._round_trip_s)
+        if self.faults.unreachable:
+            return Unknown(detail=f"no answer within {deadline_s:g} s")
+        for file in files:
+            self.files[file.path] = file.data
+            self.modes[file.path] = file.mode
+        folders = {file.path.rpartition("/")[0] for file in files if file.path.endswith("/desired.json")}
+        for job in self.jobs.values():
+            if job.launcher is not None and job.run_dir in folders:
+                job.launcher.poke.set()
+        await self._step("after put")
+        return Done(code=0, out=b"", err=b"")
+
+    async def read_many(
+        self, paths: Sequence[str], *, deadline_s: float, limit: int = 262_144
+    ) -> Mapping[str, bytes] | Unknown:
+        """Read what exists."""
+        if self.faults.refused or self.faults.unreachable:
+            await anyio.sleep(deadline_s if self.faults.unreachable else 0)
+            return Unknown(detail="no answer")
+        await anyio.sleep(self._round_trip_s)
+        return {path: self.files[path][-limit:] for path in paths if path in self.files}
+
+    async def _step(self, name: str) -> None:
+        if self.at_step is not None:
+            await self.at_step(name)
+
+    # -------------------------------------------------------------------------------------------------- the scheduler
+    async def live(self) -> None:
+        """Let jobs live, until cancelled."""
+        async with anyio.create_task_group() as group:
+            self._group = group
+            await anyio.sleep_forever()
+
+    def live_jobs(self) -> list[SimulatedJob]:
+        """List the jobs that have not ended."""
+        return [job for job in self.jobs.values() if job.state != "ENDED"]
+
+    def ready(self) -> list[str]:
+        """List the instances that are READY, as their launchers know."""
+        return [
+            engine.instance
+            for job in self.live_jobs()
+            if job.launcher is not None
+            for engine in job.launcher.engines
+            if engine.state == "READY"
+        ]
+
+    def add(self, tag: str, *, walltime_s: float = 0.0, script: str = "/none/start.sh") -> SimulatedJob:
+        """Take in a job, as a submission does."""
+        self._last += 1
+        job = SimulatedJob(
+            number=str(self._last),
+            tag=tag,
+            walltime_s=walltime_s,
+            run_dir=script.rpartition("/")[0],
+            script=self.files.get(script, b"").decode(),
+            submitted_at=self._now(),
+        )
+        self.jobs[job.number] = job
+        self.submissions += 1
+        if self._group is None:
+            raise RuntimeError("the cluster is not running")
+        self._group.start_soon(self._live, job)
+        return job
+
+    def fail_node(self, number: str) -> None:
+        """Let a job's node die: no last word, no file."""
+        job = self.jobs[number]
+        job.why = "NODE_FAIL"
+        job.killed.set()
+
+    def _execute(self, command: Command) -> Result:
+        verb, *rest = command.argv
+        if verb == "submit":
+            return self._take_submission(rest)
+        if verb == "cancel":
+            if self.faults.cancel_refused:
+                return Done(code=1, out=b"", err=b"scancel: error: invalid job id")
+            for number in rest:
+                if number in self.jobs and self.jobs[number].state != "ENDED":
+                    self.jobs[number].cancelled.set()
+            return Done(code=0, out=b"", err=b"")
+        return Done(code=0, out=self._listing().encode(), err=b"")
+
+    def _take_submission(self, rest: Sequence[str]) -> Result:
+        faults = self.faults
+        if faults.submit_refused:
+            return Done(code=1, out=b"", err=faults.submit_refused.encode())
+        if faults.lost_submissions:
+            faults.lost_submissions -= 1
+            return Unknown(detail="no answer in time")
+        tag, walltime_s, script = rest
+        if faults.delayed_submissions_s and self._group is not None:
+            self._group.start_soon(self._add_later, faults.delayed_submissions_s, tag, float(walltime_s), script)
+            return Unknown(detail="no answer in time")
+        job = self.add(tag, walltime_s=float(walltime_s), script=script)
+        if faults.lost_answers:
+            faults.lost_answers -= 1
+            return Unknown(detail="no answer in time")
+        return Done(code=0, out=job.number.encode(), err=b"")
+
+    async def _add_later(self, after_s: float, tag: str, walltime_s: float, script: str) -> None:
+        await anyio.sleep(after_s)
+        self.add(tag, walltime_s=walltime_s, script=script)
+
+    def _listing(self) -> str:
+        lines: list[str] = []
+        now = self._now()
+        for job in self.jobs.values():
+            old = job.ended_at is not None and (self.faults.forgetful or now - job.ended_at > 600.0)
+            if old or job.number in self.faults.hidden:
+                continue
+            left_s = None
+            if job.started_at is not None and job.walltime_s:
+                left_s = round(job.started_at + job.walltime_s - now, 1)
+            state = "SPECIAL_EXIT" if self.faults.unknown_states else job.state
+            entry = {
+                "id": job.number,
+                "tag": job.tag,
+                "state": state,
+                "why": job.why,
+                "code": job.code,
+                "left_s": left_s,
+            }
+            lines += [json.dumps(entry)] * (2 if self.faults.repeated_lines else 1)
+        if self.faults.truncated:
+            return (lines[0][: len(lines[0]) // 2] if lines else "") + "\n"
+        return "\n".join([*lines, '{"end": true}']) + "\n"
+
+    # ------------------------------------------------------------------------------------------------------- one job
+    async def _live(self, job: SimulatedJob) -> None:
+        with anyio.move_on_after(self.queue_wait_s):
+            await job.cancelled.wait()
+        while not job.cancelled.is_set() and (self.faults.frozen_queue or self._running() >= self.slots):
+            with anyio.move_on_after(1.0):
+                await job.cancelled.wait()
+        if job.cancelled.is_set():
+            self._ended(job, code=0, why="CANCELLED")
+            return
+        job.state, job.started_at = "RUNNING", self._now()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._end_from_outside, job, group.cancel_scope)
+            code = await self._work(job)
+            if job.state == "RUNNING":
+                self._ended(job, code=code, why=job.why)
+            group.cancel_scope.cancel()
+
+    def _running(self) -> int:
+        return sum(1 for job in self.jobs.values() if job.state == "RUNNING")
+
+    async def _work(self, job: SimulatedJob) -> int:
+        """Run start.sh: the setup lines, then the launcher."""
+        data = self.files.get(f"{job.run_dir}/job.json")
+        if data is None:
+            with anyio.move_on_after(_seconds(job.script)):
+                await anyio.sleep_forever()
+            return _code(job.script)
+        document = json.loads(data)
+        manner = self.engines(document["instances"][0]["instance"])
+        if manner.setup:
+            self.files[f"{job.run_dir}/job.out"] = manner.setup.encode()
+            self.files[f"{job.run_dir}/setup.failed"] = (
+                f"exit code 1 at line 20 of start.sh: module load conda\n{manner.setup}".encode()
+            )
+            return 1
+        job.launcher = SimulatedLauncher(
+            job=document,
+            run_dir=job.run_dir,
+            scheduler_id=job.number,
+            files=self.files,
+            manner=self.engines,
+            now=self._now,
+            report=self._carry,
+        )
+        return await job.launcher.run()
+
+    def _carry(self, job: str, seq: int, data: bytes) -> bool:
+        if self.faults.http_down:
+            return False
+        self._report(job, seq, data)
+        return True
+
+    async def _end_from_outside(self, job: SimulatedJob, scope: anyio.CancelScope) -> None:
+        """Send TERM when cancelled or out of time, KILL later; a node that dies kills at once."""
+        async with anyio.create_task_group() as group:
+
+            async def killed() -> None:
+                await job.killed.wait()
+                self._ended(job, code=137, why=job.why)
+                scope.cancel()
+
+            group.start_soon(killed)
+            with anyio.move_on_after(job.walltime_s or 1e9):
+                await job.cancelled.wait()
+            job.why = "CANCELLED" if job.cancelled.is_set() else "TIMEOUT"
+            if job.launcher is not None:
+                job.launcher.terminate()
+                await anyio.sleep(KILL_WAIT_S)
+            job.killed.set()
+
+    def _ended(self, job: SimulatedJob, *, code: int, why: str) -> None:
+        if job.state != "ENDED":
+            job.state, job.code, job.why, job.ended_at = "ENDED", code, why, self._now()
+
+
+def _seconds(script: str) -> float:
+    """Read how long a script without a launcher lasts: its text is {"lasts_s": …, "code": …}."""
+    try:
+        return float(json.loads(script).get("lasts_s", 0.0))
+    except ValueError:
+        return 0.0
+
+
+def _code(script: str) -> int:
+    try:
+        return int(json.loads(script).get("code", 0))
+    except ValueError:
+        return 127
