@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from installation import Installation, installation  # noqa: E402 — found beside this file
+from installation import Installation, installation
 
 
 @pytest.fixture(scope="module")

@@ -83,17 +83,76 @@ class Installation:
         assert status == 200, body
         return {item["id"]: item["first"] for item in json.loads(body)["data"]}
 
+    def instances(self, *, ended: bool = False) -> list[dict[str, Any]]:
+        """List instances as an operator sees them."""
+        status, _, body = self.admin("GET", f"/api/v1/instances?ended={str(ended).lower()}")
+        assert status == 200, body
+        return json.loads(body)["data"]
+
+    def ready_instances(self, model: str) -> list[str]:
+        return [one["id"] for one in self.instances() if one["model"] == model and one["state"] == "READY"]
+
+    def jobs(self) -> list[dict[str, Any]]:
+        status, _, body = self.admin("GET", "/api/v1/jobs")
+        assert status == 200, body
+        return json.loads(body)["data"]
+
+    def wait_hot(self, *models: str, within_s: float = 60.0) -> None:
+        """Wait until each of the models has an instance that serves, as a user can see."""
+        self.wait_answering(within_s=within_s)
+        self.until(lambda: all(self.models()[model]["state"] == "hot" for model in models), within_s=within_s)
+
+    def wait_answering(self, *, within_s: float = 30.0) -> None:
+        """Wait until the gateway and the api answer."""
+
+        def answers() -> bool:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                return self.key_file.exists() and self.request("GET", "/v1/models")[0] == 200
+            return False
+
+        self.until(answers, within_s=within_s)
+
+    @property
+    def key_file(self) -> Path:
+        return self.data / "api-key"
+
+    def engine_pid(self, instance: str) -> int:
+        """Find the process of an instance's engine: the nearest to the launcher that names the instance's folder."""
+        found = [pid for pid, words in processes() if any(f"/{instance}/" in word for word in words)]
+        assert found, f"no process of {instance}"
+        return next(pid for pid in found if parent_of(pid) not in found)
+
+    def launcher_pid(self, job: str) -> int:
+        """Find the process of a job's launcher by the folder that it works in."""
+        for pid, words in processes():
+            with contextlib.suppress(OSError):
+                here = Path(f"/proc/{pid}/cwd").readlink().name
+                if here == job and any("launcher-" in word for word in words):
+                    return pid
+        raise AssertionError(f"no launcher of {job}")
+
+    def reload(self, config: str | dict[str, Any]) -> None:
+        """Change the configuration file and have it read again, as an operator does."""
+        (self.data.parent / "first.yaml").write_text(as_text(config, self.data))
+        self.process.send_signal(signal.SIGHUP)
+
+    def first(self, *arguments: str, within_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run a command of `first` as a user of this installation."""
+        env = environment() | {"FIRST_BASE_URL": self.base_url, "FIRST_API_KEY": self.key}
+        command = [sys.executable, "-m", "firstkit.apps.cli", *arguments]
+        return subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=within_s, cwd=self.data.parent, check=False
+        )
+
     def part_pid(self, part: str) -> int:
         """Find the process of a part below `first up`."""
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == self.process.pid and part.encode() in words:
-                    return int(entry.name)
-        raise AssertionError(f"no process of {part}")
+        found = self.part_pids(part)
+        assert len(found) == 1, f"{len(found)} processes of {part}"
+        return found[0]
+
+    def part_pids(self, part: str) -> list[int]:
+        """Find all processes of a part below `first up`, oldest first."""
+        return [pid for pid, words in processes() if part in words and parent_of(pid) == self.process.pid]
 
     def stop(self, *, within_s: float = 60.0) -> int:
         """End it as Ctrl-C does and return its exit code."""
@@ -125,7 +184,7 @@ def _ask(
 
 @contextlib.contextmanager
 def installation(
-    folder: Path, *, config: str | None = None, arguments: tuple[str, ...] = ()
+    folder: Path, *, config: str | dict[str, Any] | None = None, arguments: tuple[str, ...] = ()
 ) -> Generator[Installation]:
     """Start `first up` in a folder of its own; stop it at the end, and see that nothing is left of it."""
     data = folder / "state"
@@ -133,35 +192,61 @@ def installation(
     command = [sys.executable, "-m", "firstkit.apps.cli", "up", "--port", str(port), "--data", str(data), *arguments]
     if config is not None:
         path = folder / "first.yaml"
-        path.write_text(config.replace("$DATA", str(data)))
+        path.write_text(as_text(config, data))
         command += ["--config", str(path)]
     output = folder / "up.out"
     with output.open("wb") as sink:
         process = subprocess.Popen(
-            command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=folder, env=_environment()
+            command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=folder, env=environment()
         )
     running = Installation(process, data=data, port=port, output=output)
     try:
         yield running
     finally:
         running.stop()
-        left = _processes_naming(str(data))
+        left = processes_naming(str(data))
         assert not left, f"left behind: {left}"
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     return {
         name: value for name, value in os.environ.items() if not name.startswith(("FIRST_", "OPENAI_", "ANTHROPIC_"))
     }
 
 
-def _processes_naming(text: str) -> list[str]:
-    """List live processes whose command line names a folder."""
-    found: list[str] = []
+def as_text(config: str | dict[str, Any], data: Path) -> str:
+    """Write a configuration (JSON is YAML) with `$DATA` replaced by the state folder."""
+    text = config if isinstance(config, str) else json.dumps(config, indent=1)
+    return text.replace("$DATA", str(data))
+
+
+def processes() -> list[tuple[int, list[str]]]:
+    """List live processes with their command lines."""
+    found: list[tuple[int, list[str]]] = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if text in command:
-                    found.append(f"{entry.name} {command}")
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if words != [""]:
+                    found.append((int(entry.name), words))
+    return sorted(found)
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent's pid, 0 when the process has gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def processes_naming(text: str) -> list[str]:
+    """List live processes whose command line names a folder, or that work in it."""
+    found: list[str] = []
+    for pid, words in processes():
+        if pid == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if any(text in word for word in words) or Path(f"/proc/{pid}/cwd").readlink().is_relative_to(text):
+                found.append(f"{pid} {' '.join(words)}")
     return found
