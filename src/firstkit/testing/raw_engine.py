@@ -46,13 +46,16 @@ class Visit:
 
     async def send(self, data: bytes) -> None:
         """Send bytes as they are."""
+        if self._writer.is_closing():
+            return
         self._writer.write(data)
         with contextlib.suppress(ConnectionError):
             await self._writer.drain()
 
     def send_now(self, data: bytes) -> None:
         """Send bytes without waiting until they have gone."""
-        self._writer.write(data)
+        if not self._writer.is_closing():
+            self._writer.write(data)
 
     async def receive(self, count: int) -> bytes:
         """Read further bytes (of a tunnel)."""
