@@ -120,11 +120,14 @@ def http_page() -> str:
     out.append(table(("route", "does", "parameters", "takes → gives"), rows))
     out += [TEXTS["local_routes"], "## Objects\n"]
     for name, schema in sorted(described["components"]["schemas"].items()):
-        if name in {"HTTPValidationError", "ValidationError"} or "properties" not in schema:
+        if name in {"HTTPValidationError", "ValidationError"}:
             continue
         out.append(f"### {_plain_name(name)}\n")
         if "description" in schema:
             out.append(f"{schema['description'].splitlines()[0]}\n")
+        if "properties" not in schema:
+            out.append(f"One of: {_type(schema)}.\n")
+            continue
         needed = set(schema.get("required", ()))
         fields = schema["properties"].items()
         out.append(
