@@ -141,7 +141,8 @@ async def test_an_instance_that_is_about_to_end_by_itself_takes_no_new_requests(
         first = world.routes()[0].instance
         world.gateways[0].in_flight = {first: 1}
         await world.until(lambda: [route.instance for route in world.routes(draining=True)] == [first])
-        assert len(world.clusters["local"].live_jobs()) == 1
+        assert len(world.clusters["local"].live_jobs()) == 2, "its successor is on its way at once"
+        assert not [job for job in world.jobs() if job.cancelled_at is not None]
 
 
 @virtually
