@@ -48,7 +48,6 @@ class Body:
     _charged = 0
     _data: bytes | None = None
     _file = -1
-    _map: mmap | None = None
     _released = False
     _spilled = 0
     _using = 0
@@ -102,8 +101,13 @@ class Body:
                 result = error
             then(result)
             return
-        mapped = self._map = self._map or mmap(self._file, 0, access=ACCESS_READ)
-        self._elsewhere(lambda: work(mapped), then)
+        mapped = mmap(self._file, 0, access=ACCESS_READ)
+
+        def done(result: object) -> None:
+            mapped.close()
+            then(result)
+
+        self._elsewhere(lambda: work(mapped), done, at_release=mapped.close)
 
     def fetch(self, start: int, end: int, then: Callable[[object], None]) -> None:
         """Read part of a spilled body's file in a thread; `then` gets the bytes or the exception."""
@@ -138,12 +142,19 @@ class Body:
         self._data = None
         self._close_unless_used()
 
-    def _elsewhere(self, work: Callable[[], object], then: Callable[[object], None]) -> None:
+    def _elsewhere(
+        self,
+        work: Callable[[], object],
+        then: Callable[[object], None],
+        *,
+        at_release: Callable[[], None] = lambda: None,
+    ) -> None:
         self._using += 1
 
         def done(result: object) -> None:
             self._using -= 1
             if self._released:
+                at_release()
                 self._close_unless_used()
             else:
                 then(result)
@@ -203,9 +214,6 @@ class Body:
         self._account.disk -= self._spilled
         self._spilled = 0
         self._pending = []
-        if self._map is not None:
-            self._map.close()
-            self._map = None
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

@@ -135,6 +135,7 @@ class RawEngine:
         self._failures: list[BaseException] = []
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.AbstractServer | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def visit(self, number: int = 0) -> Visit:
         """Wait for a request by its number."""
@@ -175,15 +176,21 @@ class RawEngine:
     async def finish(self) -> None:
         """Stop, and raise what failed in a script."""
         await self.stop()
-        async with asyncio.timeout(PATIENCE_S):
-            while self.open:  # noqa: ASYNC110 several things end it
-                await asyncio.sleep(0.002)
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=1.0)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         if self._failures:
             raise self._failures[0]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.open += 1
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         self._writers.add(writer)
         try:
             await self._requests(reader, writer)
