@@ -58,7 +58,7 @@ def cli_page() -> str:
         "# Command line\n",
         TEXTS["cli"],
     ]
-    context = click.Context(cli, info_name="first", terminal_width=100, max_content_width=100)
+    context = cli.make_context("first", [], resilient_parsing=True, terminal_width=100)
     for title, entries in SECTIONS.items():
         parts.append(f"## {title}\n")
         for name in entries:
@@ -70,7 +70,7 @@ def cli_page() -> str:
 
 def _command(command: click.Command, parent: click.Context, name: str) -> Iterator[str]:
     """Yield a command's help, then that of the commands below it."""
-    context = click.Context(command, info_name=name, parent=parent, terminal_width=100, max_content_width=100)
+    context = click.Context(command, info_name=name, parent=parent)
     yield f"### `{context.command_path}`\n"
     yield f"```text\n{command.get_help(context).rstrip()}\n```\n"
     if isinstance(command, click.Group):
