@@ -100,6 +100,8 @@ def _printable(value: Any) -> Any:
 
 def column_text(text: str) -> str:
     """Make a text fit for a column: PostgreSQL stores no NUL, and a client may write one into a model's name."""
+    if text.isascii() and "\x00" not in text:
+        return text
     return text.encode(errors="replace").decode().replace("\x00", "\ufffd")
 
 
