@@ -86,7 +86,8 @@ def deployment_of(kind: str, request: pytest.FixtureRequest) -> Deployment:
     weights = str(request.getfixturevalue("random_llama"))
     venv = str(request.getfixturevalue("vllm_env"))
     if kind == "transformers":
-        engine = EngineSpec(kind=kind, model=weights, args={"device": "cpu"}, options={"venv": venv})
+        env = {"OMP_NUM_THREADS": "1"}  # so that processor time tells how much it has done
+        engine = EngineSpec(kind=kind, model=weights, args={"device": "cpu"}, env=env, options={"venv": venv})
         return Deployment(name="demo", model="lab/demo", engine=engine, scaling=Scaling(in_flight=1))
     # float32: its bfloat16 attention dies of an illegal instruction at a short prompt where the processor has AMX.
     args = {"dtype": "float32", "max-model-len": 2048, "enforce-eager": True, "gpu-memory-utilization": 0.3}

@@ -56,13 +56,8 @@ def events(answer: httpx.Response) -> list[str]:
     return re.findall(r"^data: (.*)$", answer.text, re.MULTILINE)
 
 
-def work(run: EngineRun, client: httpx.Client) -> tuple[bool, float]:
-    """Tell whether the engine is at work on a request, and how much it has done: tokens, or processor time."""
-    kind = run.adapter.traits.kind
-    if kind == "transformers":  # it tells nothing
-        spent = _processor_ticks(run)
-        time.sleep(0.3)
-        return _processor_ticks(run) > spent + 5, _processor_ticks(run)
+def counted(client: httpx.Client, kind: str) -> tuple[bool, float]:
+    """Read from an engine's metrics whether it is at work on a request, and how many tokens it has made."""
     text = client.get("/metrics").text
     running, waiting, tokens = {
         "vllm": ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:generation_tokens_total"),
@@ -75,24 +70,28 @@ def work(run: EngineRun, client: httpx.Client) -> tuple[bool, float]:
     return value(running) + value(waiting) > 0, value(tokens)
 
 
-def _processor_ticks(run: EngineRun) -> int:
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+def processor_ticks(run: EngineRun) -> int:
+    """Tell how much an engine without metrics has computed: one thread of its own does all the work."""
+    program = str(run.folder / "i-contract" / "serve_transformers.py").encode()
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if (
-                b"serve_transformers.py" in (stat.parent / "cmdline").read_bytes()
-                and str(run.folder).encode() in (stat.parent / "cmdline").read_bytes()
-            ):
-                fields = stat.read_bytes().rpartition(b")")[2].split()
+            if program in line.read_bytes():
+                fields = (line.parent / "stat").read_bytes().rpartition(b")")[2].split()
                 return int(fields[11]) + int(fields[12])
         except OSError:
             continue
     raise AssertionError("the engine's process is gone")
 
 
-def wait_until_idle(run: EngineRun, client: httpx.Client) -> float:
+def work_once_idle(run: EngineRun, client: httpx.Client) -> float:
+    """Wait until the engine has ended all its work and tell how much that was: tokens, or processor time."""
+    kind = run.adapter.traits.kind
+    if kind == "transformers":  # one request after the other: when this one is answered, those before it have ended
+        assert client.post("/v1/completions", json=asked(run, "/v1/completions", max_tokens=1)).status_code == 200
+        return processor_ticks(run)
     deadline = time.monotonic() + 120
     while True:
-        busy, done = work(run, client)
+        busy, done = counted(client, kind)
         if not busy:
             return done
         assert time.monotonic() < deadline, "the engine never became idle"
@@ -100,10 +99,26 @@ def wait_until_idle(run: EngineRun, client: httpx.Client) -> float:
 
 
 def wait_until_busy(run: EngineRun, client: httpx.Client) -> None:
+    kind = run.adapter.traits.kind
+    before = processor_ticks(run) if kind == "transformers" else 0
     deadline = time.monotonic() + 60
-    while not work(run, client)[0]:
+    while not (processor_ticks(run) > before + 5 if kind == "transformers" else counted(client, kind)[0]):
         assert time.monotonic() < deadline, "the engine never began"
         time.sleep(0.01)
+
+
+def work_of_a_whole_answer(run: EngineRun, client: httpx.Client, length: int) -> float:
+    """Tell how much work an answer of that length is."""
+    if run.adapter.traits.kind != "transformers":
+        return length
+    before = work_once_idle(run, client)
+    assert client.post("/v1/completions", json=asked(run, "/v1/completions", max_tokens=length)).status_code == 200
+    return work_once_idle(run, client) - before
+
+
+def forever(run: EngineRun) -> dict[str, Any]:
+    """Keep an engine writing to the end where it can be told to."""
+    return {} if run.adapter.traits.kind == "transformers" else {"ignore_eos": True}
 
 
 # ------------------------------------------------------------------------------------------------------- what it is
@@ -209,28 +224,26 @@ def folded(chunks: list[dict[str, Any]]) -> tuple[str, set[str]]:
 
 def test_a_client_that_leaves_a_stream_ends_the_work(engine_run: EngineRun, client: httpx.Client) -> None:
     assert engine_run.adapter.traits.aborts_streams
-    before = wait_until_idle(engine_run, client)
-    body = asked(engine_run, "/v1/chat/completions", stream=True, max_tokens=LONG, **forever(engine_run))
-    whole = cost_of_a_whole_answer(engine_run, client) if engine_run.adapter.traits.kind == "transformers" else LONG
-    before = wait_until_idle(engine_run, client)
+    length = 600 if engine_run.adapter.traits.kind == "transformers" else LONG
+    whole = work_of_a_whole_answer(engine_run, client, length)
+    before = work_once_idle(engine_run, client)
+    body = asked(engine_run, "/v1/chat/completions", stream=True, max_tokens=length, **forever(engine_run))
     with engine_run.client() as leaving, leaving.stream("POST", "/v1/chat/completions", json=body) as answer:
         assert next(answer.iter_raw())
-    assert wait_until_idle(engine_run, client) - before < 0.7 * whole
+    assert work_once_idle(engine_run, client) - before < 0.7 * whole
 
 
 def test_a_client_that_leaves_before_its_plain_answer_ends_the_work_if_declared(
     engine_run: EngineRun, client: httpx.Client
 ) -> None:
-    if engine_run.adapter.traits.kind == "transformers":
-        length, whole = LONG, cost_of_a_whole_answer(engine_run, client)
-    else:
-        length = whole = LONG if engine_run.adapter.traits.aborts_unary else 100
-    before = wait_until_idle(engine_run, client)
+    length = {"transformers": 600, "llamacpp": 100}.get(engine_run.adapter.traits.kind, LONG)
+    whole = work_of_a_whole_answer(engine_run, client, length)
+    before = work_once_idle(engine_run, client)
     body = asked(engine_run, "/v1/completions", max_tokens=length, **forever(engine_run))
     with connected(engine_run.address()) as leaving:
         leaving.sendall(request_bytes("/v1/completions", body))
         wait_until_busy(engine_run, client)
-    done = wait_until_idle(engine_run, client) - before
+    done = work_once_idle(engine_run, client) - before
     assert (done < 0.7 * whole) == engine_run.adapter.traits.aborts_unary
 
 
@@ -249,17 +262,6 @@ def request_bytes(path: str, body: dict[str, Any]) -> bytes:
     data = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
-
-
-def forever(run: EngineRun) -> dict[str, Any]:
-    """Keep an engine writing to the end where it can be told to."""
-    return {} if run.adapter.traits.kind == "transformers" else {"ignore_eos": True}
-
-
-def cost_of_a_whole_answer(run: EngineRun, client: httpx.Client) -> float:
-    before = wait_until_idle(run, client)
-    assert client.post("/v1/completions", json=asked(run, "/v1/completions", max_tokens=LONG)).status_code == 200
-    return wait_until_idle(run, client) - before
 
 
 # ----------------------------------------------------------------------------------------------------------- its end
