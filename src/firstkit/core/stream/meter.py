@@ -9,14 +9,14 @@ from typing import Any, cast
 
 from firstkit.core.request import Dialect, Usage, UsageSource
 from firstkit.core.stream.sse import Event, events, split
-from firstkit.core.stream.usage import read_usage
+from firstkit.core.stream.usage import read_timings, read_usage
 
 _TOKEN_FIELDS = ("content", "reasoning_content", "reasoning", "tool_calls", "function_call", "refusal", "audio")
 _LAST_ANTHROPIC = "message_stop"
 _WORDS = {
-    Dialect.OPENAI: (b'"usage"', b"[DONE]", b'"error"'),
-    Dialect.RESPONSES: (b'"usage"', b"response.completed", b'rror"'),
-    Dialect.ANTHROPIC: (b'"usage"', b"message_stop", b'rror"'),
+    Dialect.OPENAI: (b'"usage"', b"[DONE]", b'"error"', b'"timings"'),
+    Dialect.RESPONSES: (b'"usage"', b"response.completed", b'rror"', b"response.completed"),
+    Dialect.ANTHROPIC: (b'"usage"', b"message_stop", b'rror"', b"message_stop"),
 }
 """An event that holds none of these changes nothing but counts and times."""
 _LAST_RESPONSES = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
@@ -40,6 +40,7 @@ class StreamMeter:
         "_word_1",
         "_word_2",
         "_word_3",
+        "_word_4",
         "chunks",
         "complete",
         "failed",
@@ -51,7 +52,7 @@ class StreamMeter:
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
-        self._word_1, self._word_2, self._word_3 = _WORDS[dialect]
+        self._word_1, self._word_2, self._word_3, self._word_4 = _WORDS[dialect]
         self._choices = 0
         self._before = 0
         self._input: int | None = None
@@ -82,7 +83,7 @@ class StreamMeter:
         self.gaps += 1
         if gap > self.gap_max_s:
             self.gap_max_s = gap
-        if self._word_1 in whole or self._word_2 in whole or self._word_3 in whole:
+        if self._word_1 in whole or self._word_2 in whole or self._word_3 in whole or self._word_4 in whole:
             self._read(whole, now)
 
     def usage(self) -> Usage:
@@ -125,6 +126,9 @@ class StreamMeter:
             self.first_token_at = self._last_at = now
 
     def _note_usage(self, fields: Mapping[str, Any]) -> None:
+        timings = fields.get("timings")
+        if isinstance(timings, Mapping) and (usage := read_timings(cast("Mapping[str, Any]", timings))):
+            self._input, self._output, self._cached = usage.input_tokens, usage.output_tokens, usage.cached_tokens
         for holder in (fields, fields.get("message"), fields.get("response")):
             if not isinstance(holder, Mapping):
                 continue

@@ -37,6 +37,20 @@ def read_usage(fields: Mapping[str, Any]) -> Usage | None:
     return Usage(source=UsageSource.ENGINE, input_tokens=given, output_tokens=output, cached_tokens=cached)
 
 
+def read_timings(fields: Mapping[str, Any]) -> Usage | None:
+    """Read the `timings` object that ends every streamed answer of llama.cpp, also where usage was not asked for.
+
+    `prompt_n` are the tokens that had to be computed, `cache_n` those found in the slot's cache.
+    """
+    computed, output = _count(fields, "prompt_n"), _count(fields, "predicted_n")
+    if computed is None or output is None:
+        return None
+    cached = _count(fields, "cache_n")
+    return Usage(
+        source=UsageSource.ENGINE, input_tokens=computed + (cached or 0), output_tokens=output, cached_tokens=cached
+    )
+
+
 def find_usage(head: bytes, tail: bytes) -> Usage | None:
     """Find the usage in the beginning and the end of a plain answer (they may overlap).
 
