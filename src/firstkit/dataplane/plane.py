@@ -132,6 +132,13 @@ class Plane:
         self._watches.set_routes(snapshot.routes)
         self.pools.keep_only(frozenset(route.instance for route in snapshot.routes))
 
+    async def park(self, instance: str, sock: socket.socket) -> None:
+        """Take in a connection that an instance's door has opened towards us; the socket is ours from now on."""
+        pool = self.pools.parked(instance)
+        upstream = pool.new()
+        await self.loop.connect_accepted_socket(lambda: upstream, sock)
+        pool.park(upstream)
+
     @property
     def has_client_tls(self) -> bool:
         """Tell whether doors can be dialled."""

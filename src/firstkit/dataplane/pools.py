@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import socket
 import ssl
@@ -95,7 +96,7 @@ class Dialler:
         """Make one connection within the deadline; raises OSError, ssl.SSLError or TimeoutError."""
         async with asyncio.timeout(self.settings.connect_timeout_s):
             if address.kind is AddressKind.UNIX:
-                await self.loop.create_unix_connection(factory, address.path)
+                await self._connect_unix(address.path, factory)
                 return
             context = self._context(address) if address.kind is AddressKind.TLS else None
             transport, _ = await self.loop.create_connection(
@@ -106,6 +107,20 @@ class Dialler:
                 server_hostname=(address.server_name or address.host) if context else None,
             )
             watch_over(transport.get_extra_info("socket"), self.settings.user_timeout_s)
+
+    async def _connect_unix(self, path: str, factory: Callable[[], asyncio.Protocol]) -> None:
+        """Connect to a Unix socket; one whose queue is full (llama.cpp's holds five) refuses at once, so try again."""
+        pause_s = 0.002
+        while True:
+            try:
+                await self.loop.create_unix_connection(factory, path)
+            except OSError as error:
+                if error.errno != errno.EAGAIN:
+                    raise
+                await asyncio.sleep(pause_s)
+                pause_s = min(0.05, pause_s * 2)
+            else:
+                return
 
     def _context(self, address: Address) -> ssl.SSLContext:
         if address.mutual:
@@ -314,15 +329,25 @@ class Pools:
         self._pools: dict[str, Pool] = {}
 
     def of(self, route: Route) -> Pool:
-        """Find the pool of a route's instance; another address makes a new one."""
+        """Find the pool of a route's instance; another address makes a new one, unless its connections are parked."""
         pool = self._pools.get(route.instance)
-        if pool is None or pool.address is not route.address:
+        if pool is None or (pool.address is not route.address and not pool.parked):
             if pool is not None and pool.address == route.address:
                 pool.address = route.address
                 return pool
             if pool is not None:
                 pool.close()
             pool = self._pools[route.instance] = Pool(self._dialler, route.address, dropped=ENGINE_DROPPED)
+        return pool
+
+    def parked(self, instance: str) -> Pool:
+        """Find or make the pool of an instance whose door opens the connections."""
+        pool = self._pools.get(instance)
+        if pool is None or not pool.parked:
+            if pool is not None:
+                pool.close()
+            address = Address(kind=AddressKind.UNIX)
+            pool = self._pools[instance] = Pool(self._dialler, address, dropped=ENGINE_DROPPED, parked=True)
         return pool
 
     def keep_only(self, instances: frozenset[str]) -> None:

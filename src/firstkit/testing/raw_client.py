@@ -153,6 +153,11 @@ class RawClient:
         except (ConnectionError, ssl.SSLError):
             return
 
+    def serial(self) -> str:
+        """Return the serial number of the server's certificate."""
+        certificate = self._writer.get_extra_info("ssl_object").getpeercert()
+        return cast("str", certificate["serialNumber"])
+
     def stop_reading(self) -> None:
         """Read no more, not even into a buffer."""
         cast("asyncio.Transport", self._writer.transport).pause_reading()
