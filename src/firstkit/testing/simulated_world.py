@@ -252,12 +252,13 @@ class SimulatedWorld:
 
     # ---------------------------------------------------------------------------------------------------------- time
     async def advance(self, seconds: float) -> None:
-        """Let time pass; gateways exchange once a second."""
+        """Let time pass; gateways exchange once a second, or less often where the controller is slow on purpose."""
+        step_s = 1.0 if self._settings.tick_s <= 1.0 else 2.5
         end = self.clock.monotonic_s() + seconds
         while self.clock.monotonic_s() < end - 1e-9:
             for gateway in self.gateways:
                 gateway.exchange()
-            await anyio.sleep(min(1.0, end - self.clock.monotonic_s()))
+            await anyio.sleep(min(step_s, end - self.clock.monotonic_s()))
 
     async def until(self, holds: Callable[[], bool], *, within_s: float = 600.0) -> float:
         """Let time pass until something holds; return how long that took. Fails after `within_s`."""
