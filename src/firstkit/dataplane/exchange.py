@@ -223,6 +223,9 @@ class InferenceExchange:
         if self._failed_reply is not None:
             self._failed(attempt, payload, done)
             return
+        if done and relay.unfinished:
+            self.attempt_broken(attempt, UpstreamError("The engine's stream ended too early.", code="engine_cut"))
+            return
         relay.payload(payload, framed, done=done, now=now)
         if done:
             self._answered(attempt, relay)

@@ -66,6 +66,7 @@ class Relay:
     """The answer is complete, as far as the client is concerned."""
     _splitter: Splitter | None = None
     _chunked = False
+    _until_close = False
     _left: int | None = None
     _whole: bytes | None = None
     _head_kept = b""
@@ -81,6 +82,11 @@ class Relay:
     def streams(self) -> bool:
         """Tell whether the answer is a stream of events."""
         return self._splitter is not None
+
+    @property
+    def unfinished(self) -> bool:
+        """Tell whether a stream whose framing cannot say so has not come to its API's own last event."""
+        return self._until_close and self.meter is not None and not self.meter.complete
 
     def redirect(self, out: Out) -> None:
         """Write what is still to come elsewhere."""
@@ -110,6 +116,7 @@ class Relay:
 
     def open(self, reply: Reply, extra: bytes, payload: bytes, *, done: bool, now: float) -> None:
         """Pass on an engine's head (unless one has gone out already) with the first part of its body."""
+        self._until_close = reply.shape.framing is Framing.CLOSE
         if self.opened:
             self._out.write(self._pass(payload, None, done=done, now=now))
             return
