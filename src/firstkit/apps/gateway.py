@@ -243,6 +243,7 @@ class _Gateway:
     def _make_plane(
         self, gateway: GatewaySettings, spool: Spool, wheel: Wheel, telemetry: PrometheusTelemetry
     ) -> Plane:
+        Path(gateway.uploads).mkdir(mode=0o700, parents=True, exist_ok=True)
         health = {"/healthz": self._healthz, "/readyz": self._readyz}
 
         def exposition() -> LocalAnswer:
