@@ -85,11 +85,14 @@ _OWNED_ENV = {
 }
 _SWITCHES = frozenset({"disable-log-stats", "aggregate-engine-logging"})
 _GENERATING = frozenset({CHAT, COMPLETIONS, RESPONSES, MESSAGES, COUNT_TOKENS, TOKENIZE, DETOKENIZE})
-_POOLING = frozenset({EMBEDDINGS, POOLING, SCORE, RERANK, CLASSIFY, TOKENIZE, DETOKENIZE})
+_POOLING = frozenset({EMBEDDINGS, POOLING, SCORE, RERANK, TOKENIZE, DETOKENIZE})
 
 
 class VllmOptions(Options):
-    """Keys of `engine` for vLLM. A pooling model needs `args: {runner: pooling}`, a transcribing one its `paths`."""
+    """Keys of `engine` for vLLM.
+
+    A pooling model needs `args: {runner: pooling}`; one that classifies or transcribes needs its `paths` listed.
+    """
 
     venv: str | None = None
     """A virtual environment with vLLM; without one `vllm` is looked up on the job's PATH."""
@@ -100,7 +103,7 @@ class Vllm:
 
     traits = EngineTraits(
         kind="vllm",
-        paths=_GENERATING | _POOLING | {TRANSCRIPTIONS, TRANSLATIONS},
+        paths=_GENERATING | _POOLING | {CLASSIFY, TRANSCRIPTIONS, TRANSLATIONS},
         # `request_id` could be another's, `vllm_xargs` goes to whatever plugins there are
         reserved=RESERVED | {"ec_transfer_params", "request_id", "vllm_xargs"},
         option_names=frozenset(VllmOptions.model_fields),
