@@ -31,7 +31,7 @@ from firstkit.core.catalog_diff import spec_digest
 from firstkit.core.errors import ConfigError, FirstError
 from firstkit.services.external import ExternalWatch
 from firstkit.services.job_watcher import ClusterWorker, Happening
-from firstkit.services.publisher import Publisher
+from firstkit.services.publisher import RENEWALS_PER_FENCE, Publisher
 from firstkit.services.reconciler import Parts, Reconciler
 from firstkit.services.store_thread import StoreThread
 from firstkit.services.submission import Launcher, Preparer
@@ -171,7 +171,12 @@ class _Controller:
             engines=self._engines,
             documents=self._documents,
             preparer=preparer,
-            publisher=Publisher(engines=self._engines, documents=self._documents, gateways=self._control_urls()),
+            publisher=Publisher(
+                engines=self._engines,
+                documents=self._documents,
+                gateways=self._control_urls(),
+                renew_s=fence_s / RENEWALS_PER_FENCE if fence_s > 0 else None,
+            ),
             worker=worker,
             read_catalog=lambda revision: catalog_from_document(revision.document, revision=revision.number),
             spec_of=spec_digest,

@@ -19,6 +19,9 @@ from firstkit.services.world import World
 
 FRESH_FOR_S = 10.0
 TOUCH_EVERY_S = 3.0
+RENEWALS_PER_FENCE = 3
+"""How often a launcher without HTTP sees a new desired.json in the time after which it would end itself."""
+_STARTED = frozenset({JobState.RUNNING, JobState.ENDING})
 _NOTABLE_S = 2.0
 _NOTABLE = 0.1
 """A prediction is told anew when it has moved by more than this many seconds and this part of itself."""
@@ -41,15 +44,24 @@ class _Document:
 
     version: int
     content: object = None
+    written_at: float = 0.0
 
 
 class Publisher:
     """Remember what was published last, so that an idle installation writes next to nothing."""
 
-    def __init__(self, *, engines: Mapping[str, Engine], documents: ControlDocuments, gateways: list[str]) -> None:
+    def __init__(
+        self,
+        *,
+        engines: Mapping[str, Engine],
+        documents: ControlDocuments,
+        gateways: list[str],
+        renew_s: float | None = None,
+    ) -> None:
         self._engines = engines
         self._documents = documents
         self._gateways = gateways
+        self._renew_s = float("inf") if renew_s is None else renew_s
         self._published: _Published | None = None
         self._touched_at = float("-inf")
         self._desired: dict[str, _Document] = {}
@@ -158,7 +170,11 @@ class Publisher:
         return self._draining_since.get(instance)
 
     def desired(self, world: World, *, now: float) -> list[tuple[Job, int, bytes]]:
-        """List the desired documents that have changed, with their new versions."""
+        """List the desired documents that have changed, with their new versions.
+
+        Those of running jobs are written anew now and then as well (`renew_s`): where only files reach a launcher, a
+        new desired.json is all that tells it, before its fence is over, that it still has a controller.
+        """
         changed: list[tuple[Job, int, bytes]] = []
         live = {job.id: job for job in world.live_jobs() if job.state is not JobState.PLANNED}
         for job in live.values():
@@ -168,11 +184,12 @@ class Publisher:
                 job.ending_for is not None,
             )
             known = self._desired.get(job.id)
-            if known is not None and known.content == content:
+            stale = known is not None and now - known.written_at >= self._renew_s and job.state in _STARTED
+            if known is not None and known.content == content and not stale:
                 continue
             # from the store's clock, so that a restarted controller's documents are newer than its predecessor's
             version = max(known.version + 1 if known else 1, int(now * 1000))
-            self._desired[job.id] = _Document(version, content)
+            self._desired[job.id] = _Document(version, content, now)
             document = membership.desired(job, instances, version=version, now=now, gateways=self._gateways)
             changed.append((job, version, self._documents.write_desired(document)))
         for job_id in [one for one in self._desired if one not in live]:

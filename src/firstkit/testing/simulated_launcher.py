@@ -60,6 +60,8 @@ class SimulatedLauncher:
     _began: float = 0.0
     _end: tuple[str, str] | None = None
     _told: object = None
+    _contact: float = 0.0
+    _desired: bytes | None = None
 
     def terminate(self) -> None:
         """Deliver TERM."""
@@ -73,7 +75,7 @@ class SimulatedLauncher:
         if claim in self.files:
             return 1
         self.files[claim] = self.scheduler_id.encode()
-        self._began = self.now()
+        self._began = self._contact = self.now()
         for item in self.job["instances"]:
             manner = self.manner(item["instance"])
             self.engines.append(_Engine(item["instance"], manner, since=self._began))
@@ -108,6 +110,8 @@ class SimulatedLauncher:
                 moments.append(engine.stop_at)
         if self.job.get("walltime_s") is not None and self._end is None:
             moments.append(self._began + self.job["walltime_s"] - self._margin_s())
+        if self.job.get("fence_s") is not None and self._end is None:
+            moments.append(self._contact + self.job["fence_s"])
         return min(moments) - now
 
     def _margin_s(self) -> float:
@@ -116,6 +120,8 @@ class SimulatedLauncher:
     def _obey(self) -> None:
         """Do what desired.json says, if it is newer."""
         data = self.files.get(f"{self.run_dir}/desired.json")
+        if data != self._desired:
+            self._desired, self._contact = data, self.now()
         desired: dict[str, Any] = json.loads(data) if data else {"version": 0}
         if desired["version"] <= self._version:
             return
@@ -144,6 +150,9 @@ class SimulatedLauncher:
         walltime_s = self.job.get("walltime_s")
         if walltime_s is not None and now >= self._began + walltime_s - self._margin_s():
             self._begin_end("WALLTIME", "walltime is nearly over")
+        fence_s = self.job.get("fence_s")
+        if fence_s is not None and now - self._contact >= fence_s:
+            self._begin_end("UNSUPERVISED", "neither control nor desired.json was heard of")
         for engine in self.engines:
             manner = engine.manner
             if engine.state == "ENDED":
@@ -176,7 +185,8 @@ class SimulatedLauncher:
         }
         data = json.dumps(status).encode()
         self.files[f"{self.run_dir}/status.json"] = data
-        self.report(self.job["job"], self._seq, data)
+        if self.job.get("control") is not None and self.report(self.job["job"], self._seq, data):
+            self._contact = self.now()
 
     def _describe(self, engine: _Engine) -> dict[str, Any]:
         serving = engine.state in {"READY", "DRAINING"}

@@ -29,7 +29,7 @@ from firstkit.ports.probe import Probed
 from firstkit.ports.store import Demand, Fenced, Override, Revision
 from firstkit.services.external import ExternalWatch
 from firstkit.services.job_watcher import ClusterWorker, Happening
-from firstkit.services.publisher import Publisher
+from firstkit.services.publisher import RENEWALS_PER_FENCE, Publisher
 from firstkit.services.reconciler import Parts, Reconciler
 from firstkit.services.submission import Launcher, Preparer
 from firstkit.testing.records import make_catalog, make_cluster, make_deployment
@@ -39,6 +39,7 @@ from firstkit.testing.virtual_time import InlineStoreThread, VirtualClock
 from firstkit.wire.control import JsonDocuments
 
 SETTINGS = ControllerSettings(tick_s=1.0, observe_s=5.0, observe_idle_s=30.0, settle_s=60.0)
+FENCE_S = 900.0
 
 
 class SimulatedGateway:
@@ -222,9 +223,11 @@ class SimulatedWorld:
                 engines=self.engines,
                 authority=_no_authority,
                 control_urls=lambda: ["unix:/run/api.sock"],
-                fence_s=900.0,
+                fence_s=FENCE_S,
             ),
-            publisher=Publisher(engines=self.engines, documents=documents, gateways=[]),
+            publisher=Publisher(
+                engines=self.engines, documents=documents, gateways=[], renew_s=FENCE_S / RENEWALS_PER_FENCE
+            ),
             worker=worker,
             read_catalog=self.read_catalog,
             spec_of=spec_digest,
