@@ -94,7 +94,7 @@ class _Controller:
 
     def _apply_at_start(self, store: SqlStore) -> None:
         """Apply the file, unless it is the one this controller applied last and somebody has applied a newer since."""
-        mine = next((one for one in store.revisions() if one.applied_by.startswith(BY_FILE)), None)
+        mine = store.last_applied(BY_FILE)
         current = store.current_revision()
         if mine is not None and current is not None and mine.document == self._loaded.document:
             if current.number != mine.number:
@@ -167,7 +167,7 @@ class _Controller:
             clock=self._clock,
             settings=settings.controller,
             drain_s=settings.gateway.drain_s,
-            holder=f"{socket.gethostname()}:{os.getpid()}",
+            holder=new_holder(),
             engines=self._engines,
             documents=self._documents,
             preparer=preparer,
@@ -196,6 +196,11 @@ class _Controller:
     def _control_urls(self) -> list[str]:
         """Say where launchers on this machine report: the api's socket, gateway or not."""
         return [f"unix:{self._data / API_SOCKET}"]
+
+
+def new_holder() -> str:
+    """Name this start of a controller; in containers, host name and process id may be another one's as well."""
+    return f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
 
 
 def _read_key(path: str) -> str:

@@ -33,6 +33,23 @@ def test_going_back_to_an_earlier_document_is_a_new_revision(store: SqlStore) ->
     assert [revision.document for revision in store.revisions()] == ["one", "two", "one"]
 
 
+def test_a_revision_is_found_by_its_number(store: SqlStore) -> None:
+    revision = store.add_revision(document="one", by="ann")
+    store.add_revision(document="two", by="ann")
+    assert store.revision(1) == revision
+    assert store.revision(3) is None
+
+
+def test_what_one_party_applied_last_is_found_however_many_came_after_it(store: SqlStore) -> None:
+    assert store.last_applied("file") is None
+    store.add_revision(document="first", by="file on node1")
+    mine = store.add_revision(document="second", by="file on node2")
+    for number in range(60):
+        store.add_revision(document=f"n: {number}", by="f%")
+    assert store.last_applied("file") == mine
+    assert store.last_applied("fil_") is None
+
+
 def test_revisions_applied_at_once_follow_one_another(store: SqlStore) -> None:
     threads = [
         threading.Thread(target=lambda number=number: store.add_revision(document=f"n: {number}", by="ann"))

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, or_, select
+from sqlalchemy import Connection, RowMapping, Select, delete, or_, select
 
 from firstkit.adapters.store.database import Database
 from firstkit.adapters.store.records import NUMBERS
@@ -33,6 +34,16 @@ class SqlCatalogStore:
     def revisions(self, *, limit: int = 50) -> list[Revision]:
         query = select(revisions).order_by(revisions.c.number.desc()).limit(limit)
         return self._db.read(lambda c: [_revision(row) for row in c.execute(query).mappings()])
+
+    def revision(self, number: int) -> Revision | None:
+        return self._one(select(revisions).where(revisions.c.number == number))
+
+    def last_applied(self, by: str) -> Revision | None:
+        return self._one(_NEWEST.where(revisions.c.applied_by.startswith(by, autoescape=True)))
+
+    def _one(self, query: Select[Any]) -> Revision | None:
+        row = self._db.read(lambda c: c.execute(query).mappings().first())
+        return _revision(row) if row is not None else None
 
     def add_revision(self, *, document: str, by: str) -> Revision:
         digest = hashlib.sha256(document.encode()).hexdigest()

@@ -77,7 +77,7 @@ def revisions_router(store: StoreCalls, memory: Memory, nudges: Nudges, *, check
         def find(opened: Store) -> Revision | None:
             if number == "current":
                 return opened.current_revision()
-            return next((row for row in opened.revisions(limit=10_000) if row.number == int(number)), None)
+            return opened.revision(int(number))
 
         row = await store.call(find)
         if row is None:
