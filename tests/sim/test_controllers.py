@@ -222,13 +222,14 @@ async def test_a_revision_that_cannot_be_read_changes_nothing_not_even_over_a_re
 @virtually
 async def test_without_any_revision_that_can_be_read_nothing_is_ended(tmp_path: Path) -> None:
     async with simulated_world(tmp_path) as world:
-        await started(world)
+        first = await started(world)
         world.kill()
         for document in world.store.revisions():
             world._catalogs[document.document] = None  # pyright: ignore[reportPrivateUsage]
         await world.start()
         await world.advance(120)
-        assert len(world.clusters["local"].live_jobs()) == 1
+        assert [job.state for job in world.jobs()] == [JobState.RUNNING]
+        assert [(route.instance, route.draining) for route in world.snapshot().routes] == [(first, False)]
 
 
 @virtually

@@ -101,15 +101,16 @@ async def test_a_job_whose_launcher_never_says_a_word_is_ended_and_counts_as_a_f
 @virtually
 async def test_a_silent_launcher_is_not_judged_while_its_files_cannot_be_read(tmp_path: Path) -> None:
     async with simulated_world(tmp_path) as world:
-        world.cluster().faults.http_down = True
+        cluster = world.cluster()
+        cluster.faults.http_down = cluster.faults.unreadable = True
         world.apply(ONE)
         await world.start()
-        cluster = world.clusters["local"]
-        await world.until(lambda: bool(cluster.ready()))
-        await world.restart()
-        cluster.faults.unreachable = True
+        await world.until(lambda: bool(world.jobs(JobState.RUNNING)))
         await world.advance(600)
-        cluster.faults.unreachable = False
+        await world.restart()
+        await world.advance(600)
+        assert not world.jobs(JobState.ENDING, JobState.ENDED)
+        cluster.faults.unreadable = False
         await world.until(lambda: bool(world.routes()), within_s=100)
         assert cluster.submissions == 1
 

@@ -88,7 +88,10 @@ async def test_a_scheduler_that_answers_with_long_silences_confirms_nothing_by_i
         cluster.fail_node("1")
         for _ in range(5):
             cluster.faults.unreachable = False
-            await world.advance(25)
+            listings = cluster.listings
+            await world.until(lambda listings=listings: cluster.listings > listings, within_s=120)
+            await world.advance(2)
+            assert world.jobs()[0].absent_since is not None
             cluster.faults.unreachable = True
             await world.advance(200)
             assert not world.jobs(JobState.ENDED)

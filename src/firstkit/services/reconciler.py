@@ -350,7 +350,12 @@ class Reconciler:
 
     # ---------------------------------------------------------------------------------------------------- publishing
     async def _publish(self, views: list[View], overrides: autoscaler.Overrides) -> None:
-        """Write routes and desired documents that have changed, and tell those who wait for them."""
+        """Write routes and desired documents that have changed, and tell those who wait for them.
+
+        Without a catalog nothing is known that could be published: gateways go on with what they have.
+        """
+        if not self._revisions.known:
+            return
         publisher = self._p.publisher
         snapshot = publisher.snapshot(
             self._world,

@@ -62,10 +62,10 @@ class RawClient:
             except ConnectionError:
                 return b""
 
-    async def read_raw(self) -> bytes:
-        """Read what is there; a broken connection raises."""
+    async def read_raw_all(self) -> bytes:
+        """Read until the connection ends in good order; a broken one raises."""
         async with asyncio.timeout(PATIENCE_S):
-            return await self._reader.read(65536)
+            return await self._reader.read()
 
     async def read_until(self, marker: bytes) -> bytes:
         """Read until the bytes have come; what came after them is kept for the next read."""

@@ -66,6 +66,8 @@ class Faults:
     """Ended jobs are gone from the listing at once."""
     http_down: bool = False
     """No status arrives over HTTP."""
+    unreadable: bool = False
+    """No file can be read by the runner."""
     disk_full: bool = False
     """No file can be written by the runner."""
     frozen_queue: bool = False
@@ -99,6 +101,7 @@ class SimulatedCluster:
         self.at_step: Callable[[str], Awaitable[None]] | None = None
         self.commands = 0
         self.submissions = 0
+        self.listings = 0
         self._last = 0
         self._group: anyio.abc.TaskGroup | None = None
         self._freed = anyio.Event()
@@ -147,6 +150,8 @@ class SimulatedCluster:
             await anyio.sleep(deadline_s if self.faults.unreachable else 0)
             return Unknown(detail="no answer")
         await anyio.sleep(self._round_trip_s)
+        if self.faults.unreadable:
+            return Unknown(detail="Input/output error")
         return {path: self.files[path][-limit:] for path in paths if path in self.files}
 
     async def _step(self, name: str) -> None:
@@ -209,6 +214,7 @@ class SimulatedCluster:
                 if number in self.jobs and self.jobs[number].state != "ENDED":
                     self.jobs[number].cancelled.set()
             return Done(code=0, out=b"", err=b"")
+        self.listings += 1
         return Done(code=0, out=self._listing().encode(), err=b"")
 
     def _take_submission(self, rest: Sequence[str]) -> Result:
