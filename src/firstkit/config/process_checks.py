@@ -24,11 +24,11 @@ def check_process(report: Report, draft: Draft, *, data_dir: FilePath) -> None:
     if draft.store is not None:
         _check_store(report, draft.store)
     listen = draft.gateway.listen
-    if not draft.identity.api_keys and is_public(listen):
+    if not draft.identity.api_keys:
         report.add(
             ("identity", "api_keys"),
-            "without keys anybody who reaches gateway.listen may use everything",
-            expected="true, or gateway.listen on 127.0.0.1",
+            "nobody could sign in, since API keys are the only identity that this version knows",
+            expected="true, which is the default",
         )
     if is_public(listen) and draft.gateway.tls is None and report.node(("gateway", "tls")) is None:
         report.warn(

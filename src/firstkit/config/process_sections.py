@@ -156,8 +156,8 @@ class Identity(Section):
 
     api_keys: bool = setting(
         True,
-        "callers need an API key (`first keys create`)",
-        example=False,
+        "callers sign in with API keys (`first keys create`), the only way in this version",
+        example=True,
         restart=("gateway", "api"),
     )
 
