@@ -57,11 +57,14 @@ def decode_status(data: bytes) -> Status:
             f"status: schema {schema!r} is not one this version reads ({OLDEST} to {SCHEMA})", code="invalid_status"
         )
     try:
-        return _STATUS.validate_python(document)
+        status = _STATUS.validate_python(document)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "document"
         raise InvalidRequest(f"status: {where}: {first['msg']}", code="invalid_status") from None
+    if not 0 <= status.seq < 2**63:
+        raise InvalidRequest("status: seq: no count of reports", code="invalid_status")
+    return status
 
 
 def _line(document: dict[str, Any]) -> bytes:

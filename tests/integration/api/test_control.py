@@ -199,3 +199,23 @@ async def test_a_store_that_is_away_is_no_reason_to_end_a_job(world) -> None:
     answer = await put(world)
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "store_unavailable"
+
+
+async def test_a_strangers_report_is_turned_away_before_it_is_looked_at(world) -> None:
+    world.job()
+    assert (await put(world, b"no json", token="guessed")).status_code == 401
+    assert (await put(world, b"no json", job="j-000000000002")).status_code == 404
+    assert (await put(world, b"no json")).json()["error"]["code"] == "invalid_status"
+
+
+@pytest.mark.parametrize(
+    "have", ["9" * 5000, "-1", "1.0", "\u0661".encode()], ids=["endless", "minus", "dot", "arabic"]
+)
+async def test_a_version_that_is_no_number_is_told(world, have) -> None:
+    world.job()
+    assert (await put(world, have=have)).status_code == 400
+
+
+async def test_a_count_of_reports_that_no_store_holds_is_told(world) -> None:
+    world.job()
+    assert (await put(world, status(seq=2**63))).json()["error"]["code"] == "invalid_status"

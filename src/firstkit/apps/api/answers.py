@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from firstkit.core.errors import ConfigError, FirstError, InternalError, InvalidRequest, NotFound, SiteError
+from firstkit.core.errors import ConfigError, FirstError, InternalError, InvalidRequest, NotFound, SiteError, TooLarge
 from firstkit.wire.admin.revisions import FindingView
 from firstkit.wire.problems import problem
 
@@ -54,6 +54,8 @@ def install_answers(app: FastAPI) -> None:
             allowed = tuple((error.headers or {}).items())
             sentence = f"{request.method} does nothing at {request.url.path}"
             return answer(InvalidRequest(sentence, code="method_not_allowed", headers=allowed))
+        if error.status_code == 413:
+            return answer(TooLarge(str(error.detail)))
         return answer(InvalidRequest(str(error.detail)))
 
     @app.exception_handler(Exception)

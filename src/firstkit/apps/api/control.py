@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from enum import Enum, auto
 from typing import Annotated
 
 import anyio
@@ -21,12 +20,7 @@ from firstkit.wire.control import decode_status
 STATUS_LIMIT = 1_000_000
 """A status of a few hundred instances with their last log lines has a tenth of this."""
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d{1,6}(?:\.\d+)?)")
-
-
-class _Verdict(Enum):
-    UNKNOWN = auto()
-    WRONG_TOKEN = auto()
-    ENDED = auto()
+_VERSION = re.compile(r"[0-9]{1,18}")
 
 
 async def bounded_body(request: Request, *, limit: int) -> bytes:
@@ -43,16 +37,20 @@ async def bounded_body(request: Request, *, limit: int) -> bytes:
     return bytes(body)
 
 
-def _report(store: Store, *, job: str, token: str, seq: int, document: bytes) -> _Verdict | tuple[int, bytes] | None:
-    """Check the token, keep the report, and return what is desired; one trip to the store's thread."""
+def _admit(store: Store, *, job: str, token: str) -> None:
+    """Let in the launcher of a job that is still wanted; nobody else's body is read."""
     found = store.job_token_digest(job)
     if found is None:
-        return _Verdict.UNKNOWN
+        raise NotFound("there is no such job", code="job_not_found")
     digest, ended = found
     if not digest or not hmac.compare_digest(hashlib.sha256(token.encode()).hexdigest(), digest.lower()):
-        return _Verdict.WRONG_TOKEN
+        raise Unauthenticated("that is not this job's token", code="invalid_job_token")
     if ended:
-        return _Verdict.ENDED
+        raise InvalidRequest("this job has ended or has been replaced; end it", code="job_gone")
+
+
+def _report(store: Store, *, job: str, seq: int, document: bytes) -> tuple[int, bytes] | None:
+    """Keep the report, and return what is desired; one trip to the store's thread."""
     store.put_report(job=job, seq=seq, document=document)
     return store.desired(job)
 
@@ -83,23 +81,16 @@ def control_router(store: StoreCalls, feed: DesiredFeed, nudges: Nudges, *, hold
         x_first_desired_version: Annotated[str, Header()] = "0",
     ) -> Response:
         token = _bearer(authorization)
-        if not x_first_desired_version.isdecimal():
+        if not _VERSION.fullmatch(x_first_desired_version):
             raise InvalidRequest("X-First-Desired-Version is a number", param="X-First-Desired-Version")
         have = int(x_first_desired_version)
+        await store.call(lambda opened: _admit(opened, job=job, token=token))
         body = await bounded_body(request, limit=STATUS_LIMIT)
         status = decode_status(body)
         if status.job != job:
             raise InvalidRequest("the status is of another job than the path says", code="invalid_status", param="job")
-        desired = await store.call(lambda opened: _report(opened, job=job, token=token, seq=status.seq, document=body))
-        match desired:
-            case _Verdict.UNKNOWN:
-                raise NotFound("there is no such job", code="job_not_found")
-            case _Verdict.WRONG_TOKEN:
-                raise Unauthenticated("that is not this job's token", code="invalid_job_token")
-            case _Verdict.ENDED:
-                raise InvalidRequest("this job has ended or has been replaced; end it", code="job_gone")
-            case _:
-                nudges.send("report")
+        desired = await store.call(lambda opened: _report(opened, job=job, seq=status.seq, document=body))
+        nudges.send("report")
         within_s = wait_s(prefer, limit_s=hold_limit_s)
         if within_s > 0 and (desired is None or desired[0] <= have):
             desired = await _hold(request, feed, job=job, than=have, within_s=within_s) or desired

@@ -13,6 +13,7 @@ from fastapi.security import HTTPBearer
 from firstkit import __version__
 from firstkit.apps.api.answers import install_answers
 from firstkit.apps.api.asking import asking_router
+from firstkit.apps.api.bodies import BodyLimit
 from firstkit.apps.api.control import control_router
 from firstkit.apps.api.desired_feed import DesiredFeed
 from firstkit.apps.api.keys import keys_router
@@ -60,6 +61,7 @@ class Api:
             redoc_url=None,
         )
         install_answers(app)
+        app.add_middleware(BodyLimit)
 
         @app.get("/healthz", include_in_schema=False)
         async def healthz() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
