@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that is no inference route goes to the api: streamed both ways, with the caller, without the credential."""
+"""What is no inference route goes to the api: streamed both ways, with the caller, without the credential."""
 
 import asyncio
 import json
@@ -80,7 +80,9 @@ async def test_bodies_are_streamed_both_ways(tmp_path: Path) -> None:
         assert b"transfer-encoding: chunked" in head
         assert await reader.readexactly(8) == b"3\r\nabc\r\n"
         first.set()
-        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-type: text/event-stream\r\n\r\n1\r\nx\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-type: text/event-stream\r\n\r\n1\r\nx\r\n"
+        )
         await second.wait()
         assert await reader.readexactly(13) == b"3\r\ndef\r\n0\r\n\r\n"
         writer.write(b"1\r\ny\r\n0\r\n\r\n")
@@ -92,16 +94,20 @@ async def test_bodies_are_streamed_both_ways(tmp_path: Path) -> None:
 
     path = str(tmp_path / "api.sock")
     server = await asyncio.start_unix_server(talk, path)
-    async with plane_world(tmp_path, api=Address(kind=AddressKind.UNIX, path=path)) as world:
-        async with world.client() as client:
-            head = request(b"", path="/v1/files", method="POST").replace(b"content-length: 0", b"transfer-encoding: chunked")
-            await client.send(head + chunked(b"abc", end=False))
-            await first.wait()
-            begun = await client.read_until(b"1\r\nx\r\n")
-            await client.send(chunked(b"def"))
-            second.set()
-            client.unread(begun)
-            got = await client.answer()
+    async with (
+        plane_world(tmp_path, api=Address(kind=AddressKind.UNIX, path=path)) as world,
+        world.client() as client,
+    ):
+        head = request(b"", path="/v1/files", method="POST").replace(
+            b"content-length: 0", b"transfer-encoding: chunked"
+        )
+        await client.send(head + chunked(b"abc", end=False))
+        await first.wait()
+        begun = await client.read_until(b"1\r\nx\r\n")
+        await client.send(chunked(b"def"))
+        second.set()
+        client.unread(begun)
+        got = await client.answer()
     server.close()
     await server.wait_closed()
     assert (got.status, got.body, got.whole) == (200, b"xy", True)
@@ -125,14 +131,16 @@ async def test_a_large_upload_waits_for_the_api(tmp_path: Path) -> None:
 
     path = str(tmp_path / "api.sock")
     server = await asyncio.start_unix_server(slow, path)
-    async with plane_world(tmp_path, api=Address(kind=AddressKind.UNIX, path=path)) as world:
-        async with world.client() as client:
-            sending = asyncio.create_task(client.send(request(b"z" * 20_000_000, path="/v1/files")))
-            await world.until(lambda: any(conn._pull_paused for conn in world.plane.connections))
-            assert world.plane.bodies.memory == 0
-            go_on.set()
-            assert (await client.answer()).body == BODY
-            await sending
+    async with (
+        plane_world(tmp_path, api=Address(kind=AddressKind.UNIX, path=path)) as world,
+        world.client() as client,
+    ):
+        sending = asyncio.create_task(client.send(request(b"z" * 20_000_000, path="/v1/files")))
+        await world.until(lambda: any(conn._pull_paused for conn in world.plane.connections))
+        assert world.plane.bodies.memory == 0
+        go_on.set()
+        assert (await client.answer()).body == BODY
+        await sending
     server.close()
     await server.wait_closed()
     assert received == b"z" * 20_000_000
@@ -214,7 +222,11 @@ async def test_an_upgrade_on_an_inference_route_is_ignored(tmp_path: Path) -> No
 
 
 async def test_an_api_that_is_away_is_a_503_and_inference_goes_on(tmp_path: Path) -> None:
-    async with raw_engine(tmp_path) as api, raw_engine(tmp_path) as engine, plane_world(tmp_path, api=api.address) as world:
+    async with (
+        raw_engine(tmp_path) as api,
+        raw_engine(tmp_path) as engine,
+        plane_world(tmp_path, api=api.address) as world,
+    ):
         world.serve(engine)
         await api.stop()
         async with world.client() as client:
@@ -281,7 +293,6 @@ async def test_a_body_over_the_limit_is_cut_off_for_the_api_too(tmp_path: Path) 
 
 
 async def test_the_error_table_of_other_routes_is_openais(tmp_path: Path) -> None:
-    async with plane_world(tmp_path) as world:
-        async with world.client() as client:
-            await client.send(request(b"", path="/nothing", method="GET"))
-            assert set(json.loads((await client.answer()).body)["error"]) == {"message", "type", "param", "code"}
+    async with plane_world(tmp_path) as world, world.client() as client:
+        await client.send(request(b"", path="/nothing", method="GET"))
+        assert set(json.loads((await client.answer()).body)["error"]) == {"message", "type", "param", "code"}

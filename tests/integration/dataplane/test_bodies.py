@@ -51,9 +51,9 @@ async def test_a_body_beyond_the_memory_lies_in_an_unlinked_file_until_the_engin
         async with world.client() as client:
             raw = request(BIG)
             if chunks:
-                raw = raw[: -len(BIG)].replace(b"content-length: %d" % len(BIG), b"transfer-encoding: chunked") + chunked(
-                    *(BIG[at : at + 9999] for at in range(0, len(BIG), 9999))
-                )
+                raw = raw[: -len(BIG)].replace(
+                    b"content-length: %d" % len(BIG), b"transfer-encoding: chunked"
+                ) + chunked(*(BIG[at : at + 9999] for at in range(0, len(BIG), 9999)))
             await client.send(raw)
             visit = await engine.visit()
             assert world.plane.bodies.memory == 0
@@ -66,7 +66,7 @@ async def test_a_body_beyond_the_memory_lies_in_an_unlinked_file_until_the_engin
             end.set()
             assert await client.read_until(b"{}") == b"{}"
     assert visit.body == BIG.replace(b'"demo-alias"', b'"org/demo"')
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
+    assert open_files(tmp_path) == []
 
 
 async def test_a_spilled_body_is_spliced_and_sent_again_like_any_other(tmp_path: Path) -> None:
@@ -76,9 +76,11 @@ async def test_a_spilled_body_is_spliced_and_sent_again_like_any_other(tmp_path:
         await visit.send(answer(b"{}", status="503 Service Unavailable"))
 
     manners = PlainEngine(usage_on_request=True)
-    async with raw_engine(tmp_path) as one, raw_engine(tmp_path) as two, plane_world(
-        tmp_path, settings=tight(tmp_path), engine=manners
-    ) as world:
+    async with (
+        raw_engine(tmp_path) as one,
+        raw_engine(tmp_path) as two,
+        plane_world(tmp_path, settings=tight(tmp_path), engine=manners) as world,
+    ):
         world.serve(one, two)
         one.script = unwell
         two.script = says(STREAM_HEAD + chunked(b"data: [DONE]\n\n"))
@@ -92,9 +94,10 @@ async def test_a_spilled_body_is_spliced_and_sent_again_like_any_other(tmp_path:
 
 
 async def test_bodies_beyond_memory_and_disk_are_refused(tmp_path: Path) -> None:
-    async with raw_engine(tmp_path) as engine, plane_world(
-        tmp_path, settings=tight(tmp_path, body_disk=1_000_000)
-    ) as world:
+    async with (
+        raw_engine(tmp_path) as engine,
+        plane_world(tmp_path, settings=tight(tmp_path, body_disk=1_000_000)) as world,
+    ):
         world.publish()
         async with world.client() as first, world.client() as second:
             await first.send(request(BIG))
@@ -108,20 +111,21 @@ async def test_bodies_beyond_memory_and_disk_are_refused(tmp_path: Path) -> None
 
 
 async def test_without_a_folder_a_body_beyond_the_memory_is_refused(tmp_path: Path) -> None:
-    async with plane_world(tmp_path, settings=tight(tmp_path, uploads="")) as world:
-        async with world.client() as client:
-            sending = asyncio.create_task(client.send(request(BIG)))
-            assert (await client.answer()).code == "body_memory_full"
-            await asyncio.gather(sending, return_exceptions=True)
+    async with plane_world(tmp_path, settings=tight(tmp_path, uploads="")) as world, world.client() as client:
+        sending = asyncio.create_task(client.send(request(BIG)))
+        assert (await client.answer()).code == "body_memory_full"
+        await asyncio.gather(sending, return_exceptions=True)
 
 
 async def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    async with plane_world(tmp_path, settings=tight(tmp_path, uploads=str(tmp_path / "gone"))) as world:
-        async with world.client() as client:
-            sending = asyncio.create_task(client.send(request(BIG)))
-            got = await client.answer()
-            assert (got.status, got.code) == (503, "body_not_kept")
-            await asyncio.gather(sending, return_exceptions=True)
+    async with (
+        plane_world(tmp_path, settings=tight(tmp_path, uploads=str(tmp_path / "gone"))) as world,
+        world.client() as client,
+    ):
+        sending = asyncio.create_task(client.send(request(BIG)))
+        got = await client.answer()
+        assert (got.status, got.code) == (503, "body_not_kept")
+        await asyncio.gather(sending, return_exceptions=True)
 
 
 async def test_a_client_that_leaves_with_a_spilled_body_leaves_no_file(tmp_path: Path) -> None:
@@ -148,10 +152,9 @@ async def test_a_client_that_leaves_with_a_spilled_body_leaves_no_file(tmp_path:
     ],
 )
 async def test_a_spilled_body_is_judged_like_any_other(tmp_path: Path, body: bytes, code: str) -> None:
-    async with plane_world(tmp_path, settings=tight(tmp_path)) as world:
-        async with world.client() as client:
-            await client.send(request(body))
-            assert (await client.answer()).code == code
+    async with plane_world(tmp_path, settings=tight(tmp_path)) as world, world.client() as client:
+        await client.send(request(body))
+        assert (await client.answer()).code == code
 
 
 async def test_the_bodies_of_many_that_wait_stay_within_the_memory(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from firstkit.testing.raw_engine import STREAM_HEAD, Visit, answer, chunked, raw
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 AT_ONCE = 16
-PLAIN = json.dumps({"id": "x", "choices": [{"message": {"content": "word " * 150}}], "usage": {"prompt_tokens": 1}}).encode()
+PLAIN = json.dumps(
+    {"id": "x", "choices": [{"message": {"content": "word " * 150}}], "usage": {"prompt_tokens": 1}}
+).encode()
 
 
 def openai(count: int) -> tuple[bytes, ...]:
@@ -115,7 +117,10 @@ async def test_no_cut_goes_unnoticed(tmp_path: Path, name: str) -> None:
         await visit.send(shape.raw[:cut])
         await visit.close()
 
-    async with raw_engine(tmp_path) as engine, plane_world(tmp_path, engine=PlainEngine(usage_on_request=shape.asks)) as world:
+    async with (
+        raw_engine(tmp_path) as engine,
+        plane_world(tmp_path, engine=PlainEngine(usage_on_request=shape.asks)) as world,
+    ):
         world.serve(engine)
         engine.script = script
         cuts = iter(range(1, len(shape.raw) + 1))
@@ -126,7 +131,9 @@ async def test_no_cut_goes_unnoticed(tmp_path: Path, name: str) -> None:
                     raw = request(body, path=shape.path, headers={"user-agent": str(cut), "x-request-id": str(cut)})
                     await client.send(raw.replace(b"HTTP/1.1", f"HTTP/{shape.version}".encode()))
                     got = await client.answer()
-                outcome = next(record.outcome for record in reversed(world.records) if record.client_request_id == str(cut))
+                outcome = next(
+                    record.outcome for record in reversed(world.records) if record.client_request_id == str(cut)
+                )
                 if problem := judge(shape, cut, got, outcome):
                     wrong.append(f"cut at {cut} ({shape.raw[:cut][-20:]!r}): {problem}: {got}")
 

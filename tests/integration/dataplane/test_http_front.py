@@ -24,7 +24,9 @@ def settings(folder: Path, **more: object) -> GatewaySettings:
 
 
 def head(*lines: str) -> bytes:
-    return "\r\n".join(["POST /v1/chat/completions HTTP/1.1", "authorization: Bearer secret-key", *lines, "", ""]).encode()
+    return "\r\n".join(
+        ["POST /v1/chat/completions HTTP/1.1", "authorization: Bearer secret-key", *lines, "", ""]
+    ).encode()
 
 
 async def test_pipelined_requests_are_answered_one_by_one_in_order(tmp_path: Path) -> None:
@@ -47,7 +49,14 @@ async def test_pipelined_requests_are_answered_one_by_one_in_order(tmp_path: Pat
 
 @pytest.mark.parametrize("step", [1, 3, 1000])
 async def test_a_request_may_arrive_in_any_pieces(tmp_path: Path, step: int) -> None:
-    chunks = b"3;x=1\r\n" + CHAT_BYTES[:3] + b"\r\n" + b"%X\r\n" % (len(CHAT_BYTES) - 3) + CHAT_BYTES[3:] + b"\r\n0\r\nt: 1\r\n\r\n"
+    chunks = (
+        b"3;x=1\r\n"
+        + CHAT_BYTES[:3]
+        + b"\r\n"
+        + b"%X\r\n" % (len(CHAT_BYTES) - 3)
+        + CHAT_BYTES[3:]
+        + b"\r\n0\r\nt: 1\r\n\r\n"
+    )
     raw = b"\r\n" + head("Host: gateway", "Transfer-Encoding: Chunked") + chunks
     async with raw_engine(tmp_path) as engine, plane_world(tmp_path) as world:
         world.serve(engine)
@@ -97,12 +106,14 @@ async def test_a_client_that_expects_100_continue_is_told_to_go_on_and_no_other(
     ids=["length", "chunked", "head", "headers", "line"],
 )
 async def test_what_is_too_long_is_refused_before_it_has_been_read(tmp_path: Path, raw: bytes, status: int) -> None:
-    async with plane_world(tmp_path, settings=settings(tmp_path, head_limit=2900, body_limit=2000)) as world:
-        async with world.client() as client:
-            await client.send(raw)
-            got = await client.answer()
-            assert (got.status, got.whole, got.headers["connection"]) == (status, True, "close")
-            assert await client.closed()
+    async with (
+        plane_world(tmp_path, settings=settings(tmp_path, head_limit=2900, body_limit=2000)) as world,
+        world.client() as client,
+    ):
+        await client.send(raw)
+        got = await client.answer()
+        assert (got.status, got.whole, got.headers["connection"]) == (status, True, "close")
+        assert await client.closed()
 
 
 async def test_a_route_may_have_a_limit_of_its_own(tmp_path: Path) -> None:
@@ -117,12 +128,14 @@ async def test_a_route_may_have_a_limit_of_its_own(tmp_path: Path) -> None:
 
 
 async def test_a_client_sees_the_refusal_of_a_body_it_is_still_sending(tmp_path: Path) -> None:
-    async with plane_world(tmp_path, settings=settings(tmp_path, body_limit=2000)) as world:
-        async with world.client() as client:
-            await client.send(head("host: x", "content-length: 3000000"))
-            await client.send(b"x" * 1_000_000)
-            got = await client.answer()
-            assert (got.status, got.whole) == (413, True)
+    async with (
+        plane_world(tmp_path, settings=settings(tmp_path, body_limit=2000)) as world,
+        world.client() as client,
+    ):
+        await client.send(head("host: x", "content-length: 3000000"))
+        await client.send(b"x" * 1_000_000)
+        got = await client.answer()
+        assert (got.status, got.whole) == (413, True)
 
 
 @pytest.mark.parametrize(
@@ -137,34 +150,34 @@ async def test_a_client_sees_the_refusal_of_a_body_it_is_still_sending(tmp_path:
 )
 async def test_a_slow_sender_is_timed_out(tmp_path: Path, sent: bytes, status: int | None) -> None:
     slow = settings(tmp_path, head_timeout_s=0.1, body_timeout_s=0.1)
-    async with plane_world(tmp_path, settings=slow) as world:
-        async with world.client() as client:
-            if sent:
-                await client.send(sent)
-            if status is not None:
-                assert (await client.answer()).status == status
-            assert await client.closed()
+    async with plane_world(tmp_path, settings=slow) as world, world.client() as client:
+        if sent:
+            await client.send(sent)
+        if status is not None:
+            assert (await client.answer()).status == status
+        assert await client.closed()
 
 
 async def test_a_sender_that_trickles_does_not_hold_on_for_ever(tmp_path: Path) -> None:
     slow = settings(tmp_path, body_timeout_s=0.3)
-    async with plane_world(tmp_path, settings=slow) as world:
-        async with world.client() as client:
-            await client.send(head("host: x", "content-length: 100000"))
-            answering = asyncio.create_task(client.answer())
-            while not answering.done():
-                await client.send(b"x")
-                await asyncio.sleep(0.01)
-            assert (await answering).status == 408
+    async with plane_world(tmp_path, settings=slow) as world, world.client() as client:
+        await client.send(head("host: x", "content-length: 100000"))
+        answering = asyncio.create_task(client.answer())
+        while not answering.done():
+            await client.send(b"x")
+            await asyncio.sleep(0.01)
+        assert (await answering).status == 408
 
 
 async def test_an_idle_connection_is_closed_without_a_word(tmp_path: Path) -> None:
-    async with plane_world(tmp_path, settings=settings(tmp_path, keep_alive_s=0.05)) as world:
-        async with world.client() as client:
-            await client.send(HEALTH)
-            assert (await client.answer()).status == 200
-            world.plane.wheel.set(next(iter(world.plane.connections)), 0.0)  # the wheel looks every ten seconds by itself
-            assert await client.closed()
+    async with (
+        plane_world(tmp_path, settings=settings(tmp_path, keep_alive_s=0.05)) as world,
+        world.client() as client,
+    ):
+        await client.send(HEALTH)
+        assert (await client.answer()).status == 200
+        world.plane.wheel.set(next(iter(world.plane.connections)), 0.0)  # the wheel looks every ten seconds by itself
+        assert await client.closed()
 
 
 async def test_http_1_0_is_answered_and_closed(tmp_path: Path) -> None:
@@ -198,17 +211,16 @@ async def test_a_refused_request_with_a_small_body_leaves_the_connection_usable(
 
 
 async def test_the_gateways_own_routes_answer_get_and_head(tmp_path: Path) -> None:
-    async with plane_world(tmp_path) as world:
-        async with world.client() as client:
-            await client.send(HEALTH)
-            assert (await client.answer()).json() == {"status": "ok"}
-            await client.send(HEALTH.replace(b"GET", b"HEAD"))
-            got = await client.answer(method="HEAD")
-            assert (got.status, got.body, got.headers["content-length"]) == (200, b"", "15")
-            await client.send(b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert (await client.answer()).status == 204
-            await client.send(b"GET http://x/healthz HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert (await client.answer()).status == 200
+    async with plane_world(tmp_path) as world, world.client() as client:
+        await client.send(HEALTH)
+        assert (await client.answer()).json() == {"status": "ok"}
+        await client.send(HEALTH.replace(b"GET", b"HEAD"))
+        got = await client.answer(method="HEAD")
+        assert (got.status, got.body, got.headers["content-length"]) == (200, b"", "15")
+        await client.send(b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await client.answer()).status == 204
+        await client.send(b"GET http://x/healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await client.answer()).status == 200
 
 
 async def test_metrics_are_on_the_admin_listener_alone(tmp_path: Path) -> None:
@@ -229,10 +241,9 @@ async def test_metrics_are_on_the_admin_listener_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "PATCH"])
 async def test_an_inference_route_takes_post_only(tmp_path: Path, method: str) -> None:
-    async with plane_world(tmp_path) as world:
-        async with world.client() as client:
-            await client.send(request(b"", method=method))
-            got = await client.answer(method=method)
+    async with plane_world(tmp_path) as world, world.client() as client:
+        await client.send(request(b"", method=method))
+        got = await client.answer(method=method)
     assert (got.status, got.headers["allow"]) == (405, "POST, OPTIONS")
 
 
@@ -284,11 +295,14 @@ async def test_a_key_that_must_be_looked_up_is_waited_for_without_reading_on(tmp
 
 
 async def test_too_many_connections_are_turned_away_with_a_word(tmp_path: Path) -> None:
-    async with plane_world(tmp_path, settings=settings(tmp_path, connections=1)) as world:
-        async with world.client() as first, world.client() as second:
-            assert (await second.answer()).code == "too_many_connections"
-            await first.send(HEALTH)
-            assert (await first.answer()).status == 200
+    async with (
+        plane_world(tmp_path, settings=settings(tmp_path, connections=1)) as world,
+        world.client() as first,
+        world.client() as second,
+    ):
+        assert (await second.answer()).code == "too_many_connections"
+        await first.send(HEALTH)
+        assert (await first.answer()).status == 200
 
 
 @pytest.mark.parametrize(
@@ -339,8 +353,7 @@ async def test_a_body_that_could_be_read_in_two_ways_is_refused(tmp_path: Path, 
     ],
 )
 async def test_a_header_that_cannot_be_meant_is_refused(tmp_path: Path, headers: dict[str, str], status: int) -> None:
-    async with plane_world(tmp_path) as world:
-        async with world.client() as client:
-            key = None if "authorization" in headers else "secret-key"
-            await client.send(request(CHAT, key=key, headers=headers))
-            assert (await client.answer()).status == status
+    async with plane_world(tmp_path) as world, world.client() as client:
+        key = None if "authorization" in headers else "secret-key"
+        await client.send(request(CHAT, key=key, headers=headers))
+        assert (await client.answer()).status == status

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client that leaves: the engine hears of it where it can, and where it cannot the lease is held until it has ended."""
+"""A client that leaves: the engine hears of it; where it cannot stop, the lease is held until it has ended."""
 
 import asyncio
 import json

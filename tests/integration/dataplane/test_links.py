@@ -69,12 +69,12 @@ async def tls_front(context: ssl.SSLContext, engine: Address):
 async def test_a_door_with_a_certificate_of_the_installation_is_reached_over_tls(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     context = door_context(tmp_path, authority, "j-1.firstkit")
-    async with raw_engine(tmp_path) as engine, tls_front(context, engine.address) as port, plane_world(
-        tmp_path, client_tls=authority.gateway_context()
-    ) as world:
-        address = Address(
-            kind=AddressKind.TLS, host="127.0.0.1", port=port, server_name="j-1.firstkit", mutual=True
-        )
+    async with (
+        raw_engine(tmp_path) as engine,
+        tls_front(context, engine.address) as port,
+        plane_world(tmp_path, client_tls=authority.gateway_context()) as world,
+    ):
+        address = Address(kind=AddressKind.TLS, host="127.0.0.1", port=port, server_name="j-1.firstkit", mutual=True)
         world.publish(make_route("i-0", address))
         async with world.client() as client:
             for _ in range(3):
@@ -92,7 +92,11 @@ async def test_a_door_with_a_certificate_of_the_installation_is_reached_over_tls
 async def test_without_a_certificate_of_our_own_a_door_is_unreachable_and_said_so(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     context = door_context(tmp_path, authority, "j-1.firstkit")
-    async with raw_engine(tmp_path) as engine, tls_front(context, engine.address) as port, plane_world(tmp_path) as world:
+    async with (
+        raw_engine(tmp_path) as engine,
+        tls_front(context, engine.address) as port,
+        plane_world(tmp_path) as world,
+    ):
         address = Address(kind=AddressKind.TLS, host="127.0.0.1", port=port, server_name="j-1.firstkit", mutual=True)
         world.publish(make_route("i-0", address))
         async with world.client() as client:

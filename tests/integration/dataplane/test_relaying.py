@@ -97,7 +97,7 @@ async def test_the_engines_own_credential_and_path_prefix_are_sent(tmp_path: Pat
     ("raw", "body"),
     [
         (answer(BODY), BODY),
-        (b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n" + chunked(BODY), BODY),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunked(BODY), BODY),
         (
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunked(BODY[:9], BODY[9:], end=False)
             + b"0;last=1\r\nx-trailer: 1\r\ncontent-length: 5\r\n\r\n",
@@ -180,9 +180,10 @@ async def test_a_stream_arrives_event_by_event_and_is_metered(tmp_path: Path, ne
 async def test_usage_is_asked_for_and_its_chunk_is_kept_back(tmp_path: Path) -> None:
     body = b'  {"stream":true,"model":"demo-alias","messages":[]}'
     pieces = (event("a"), event('"usage":{}', "stop"), USAGE_EVENT, DONE)
-    async with raw_engine(tmp_path) as engine, plane_world(
-        tmp_path, engine=PlainEngine(usage_on_request=True)
-    ) as world:
+    async with (
+        raw_engine(tmp_path) as engine,
+        plane_world(tmp_path, engine=PlainEngine(usage_on_request=True)) as world,
+    ):
         world.serve(engine)
         engine.script = says(STREAM_HEAD + chunked(*pieces))
         async with world.client() as client:
@@ -203,7 +204,9 @@ async def test_usage_is_asked_for_and_its_chunk_is_kept_back(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("size", [10, 300_000])
 async def test_an_alias_is_replaced_in_place(tmp_path: Path, size: int) -> None:
-    body = b'{"a":"\\"model\\":\\"demo-alias\\"","tool":{"model":"demo-alias"},"model" :\n"demo-alias","b":"%b"}' % (b"x" * size)
+    body = b'{"a":"\\"model\\":\\"demo-alias\\"","tool":{"model":"demo-alias"},"model" :\n"demo-alias","b":"%b"}' % (
+        b"x" * size
+    )
     async with raw_engine(tmp_path) as engine, plane_world(tmp_path) as world:
         world.serve(engine)
         async with world.client() as client:

@@ -191,7 +191,6 @@ async def test_no_spelling_of_another_path_reaches_an_engine(tmp_path: Path, pat
      "/x\\y", "/x%5c..", "/a%2f..%2fb"],
 )  # fmt: skip
 async def test_a_path_that_could_be_resolved_in_two_ways_is_refused(tmp_path: Path, path: str) -> None:
-    async with plane_world(tmp_path) as world:
-        async with world.client() as client:
-            await client.send(f"GET {path} HTTP/1.1\r\nhost: gateway\r\n\r\n".encode())
-            assert (await client.answer()).code == "invalid_target"
+    async with plane_world(tmp_path) as world, world.client() as client:
+        await client.send(f"GET {path} HTTP/1.1\r\nhost: gateway\r\n\r\n".encode())
+        assert (await client.answer()).code == "invalid_target"

@@ -2,6 +2,7 @@
 """Before an engine's first byte another instance is tried; after it nothing is replayed and no break goes unnoticed."""
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 
@@ -53,7 +54,11 @@ async def test_a_connection_that_breaks_before_the_first_byte_moves_it_too(
         await script(visit)  # type: ignore[operator]
         await visit.close()
 
-    async with raw_engine(None if tcp else tmp_path) as bad, raw_engine(tmp_path) as good, plane_world(tmp_path) as world:
+    async with (
+        raw_engine(None if tcp else tmp_path) as bad,
+        raw_engine(tmp_path) as good,
+        plane_world(tmp_path) as world,
+    ):
         bad.script = broken
         world.publish(make_route("i-bad", bad.address), make_route("i-good", good.address, cap=1))
         good.scripts = [_busy]
@@ -75,7 +80,9 @@ async def _busy(visit: Visit) -> None:
 
 
 async def test_an_engine_that_drains_is_left_for_another(tmp_path: Path) -> None:
-    drains = answer(b'{"error":{"message":"cannot schedule new futures after shutdown"}}', status="500 Internal Server Error")
+    drains = answer(
+        b'{"error":{"message":"cannot schedule new futures after shutdown"}}', status="500 Internal Server Error"
+    )
     for raw in (drains, drains.replace(b"500 Internal Server Error", b"503 Service Unavailable")):
         async with raw_engine(tmp_path) as one, raw_engine(tmp_path) as two, plane_world(tmp_path) as world:
             one.script = two.script = says(raw)
@@ -144,10 +151,8 @@ async def test_a_connection_that_cannot_be_made_in_time_counts_against_the_insta
     stuck = [socket.socket(socket.AF_UNIX) for _ in range(2)]
     for sock in stuck:
         sock.setblocking(False)
-        try:
+        with contextlib.suppress(BlockingIOError):
             sock.connect(path)
-        except BlockingIOError:
-            pass
     settings = GatewaySettings(uploads=str(tmp_path), connect_timeout_s=0.1)
     async with raw_engine(tmp_path) as engine, plane_world(tmp_path, settings=settings) as world:
         address = Address(kind=AddressKind.UNIX, path=path)
@@ -228,8 +233,7 @@ async def test_a_plain_answer_that_breaks_is_never_well_formed(tmp_path: Path, r
             else:
                 # only the connection's end would tell the answer's: it is reset instead
                 with pytest.raises(ConnectionError):
-                    while await client.read_raw():
-                        pass
+                    await client.read_raw_all()
     assert [record.outcome for record in world.records] in ([Outcome.CUT], [Outcome.ENGINE_ERROR])
 
 

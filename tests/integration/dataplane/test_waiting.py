@@ -30,9 +30,10 @@ def impatient(folder: Path, **more: object) -> GatewaySettings:
 
 
 async def test_a_stream_is_held_with_comments_and_then_served(tmp_path: Path) -> None:
-    async with raw_engine(tmp_path) as engine, plane_world(
-        tmp_path, settings=impatient(tmp_path), engine=PlainEngine(usage_on_request=True)
-    ) as world:
+    async with (
+        raw_engine(tmp_path) as engine,
+        plane_world(tmp_path, settings=impatient(tmp_path), engine=PlainEngine(usage_on_request=True)) as world,
+    ):
         world.heat = Heat.WARM
         world.status = {"to_hot_s": 40.0, "fraction": 0.25, "text": 'Loading "weights"\n', "clusters": ("here",)}
         world.publish()
@@ -52,7 +53,9 @@ async def test_a_stream_is_held_with_comments_and_then_served(tmp_path: Path) ->
     assert events == TOKEN + DONE
     lines = [line for line in comments.decode().split("\n") if line]
     assert len(lines) >= 2
-    assert lines[0].startswith(': first state=warm reason=LOADING position=1 expected="40 s" progress=25% text="Loading')
+    assert lines[0].startswith(
+        ': first state=warm reason=LOADING position=1 expected="40 s" progress=25% text="Loading'
+    )
     assert all(line.startswith(": first ") and line.count('"') == 4 for line in lines if "warm" in line)
     record = world.records[0]
     assert record.waited_s > 0
@@ -118,7 +121,9 @@ async def test_a_held_stream_whose_model_does_not_start_ends_in_its_routes_error
     assert error["code"] == "model_unavailable"
     assert "out of memory" in error["message"]
     assert got.whole
-    assert [(record.outcome, record.error_code) for record in world.records] == [(Outcome.REJECTED, "model_unavailable")]
+    assert [(record.outcome, record.error_code) for record in world.records] == [
+        (Outcome.REJECTED, "model_unavailable")
+    ]
 
 
 async def test_a_held_stream_to_which_the_engine_answers_an_error_ends_in_that_error(tmp_path: Path) -> None:
