@@ -310,31 +310,42 @@ class Settlement:
         return new
 
     def _settle_lines(self, lines: Sequence[bytes], path: Path) -> int:
+        """Settle lines; what cannot be is put aside once the store has the rest: while it is away they come again."""
         records: list[AttemptRecord] = []
+        torn: list[int] = []
+        aside: list[tuple[bytes, dict[str, object]]] = []
         for line in lines:
             try:
                 records.append(_DECODER.decode(line))
             except msgspec.ValidationError as error:  # whole, but of a version that this one does not understand
-                self._put_aside(line + b"\n", file=path.name, detail=str(error))
+                aside.append((line + b"\n", {"file": path.name, "detail": str(error)}))
             except (msgspec.DecodeError, UnicodeDecodeError):
-                self.torn += 1
-                self._journal("spool_line_torn", file=path.name, length=len(line))
+                torn.append(len(line))
+        new = self._settle(records, aside)
+        self.torn += len(torn)
+        for length in torn:
+            self._journal("spool_line_torn", file=path.name, length=length)
+        for line, facts in aside:
+            self._put_aside(line, **facts)
+        return new
+
+    def _settle(self, records: Sequence[AttemptRecord], aside: list[tuple[bytes, dict[str, object]]]) -> int:
+        """Settle records; of a refused batch each one alone; those refused again go to `aside`."""
         try:
             return self._store.settle(records)
         except StoreUnavailable:
             raise
         except FirstError:
-            return sum(self._settle_alone(record) for record in records)
-
-    def _settle_alone(self, record: AttemptRecord) -> int:
-        """Settle one record of a batch that the store refused; one that it refuses again is put aside for people."""
-        try:
-            return self._store.settle([record])
-        except StoreUnavailable:
-            raise
-        except FirstError as error:
-            self._put_aside(encode(record), request=record.request, attempt=record.attempt, detail=error.message)
-            return 0
+            new = 0
+        for record in records:
+            try:
+                new += self._store.settle([record])
+            except StoreUnavailable:
+                raise
+            except FirstError as error:
+                facts: dict[str, object] = {"request": record.request, "attempt": record.attempt}
+                aside.append((encode(record), facts | {"detail": error.message}))
+        return new
 
     def _put_aside(self, line: bytes, **facts: object) -> None:
         self.refused += 1

@@ -338,6 +338,21 @@ def test_a_line_of_another_version_is_put_aside_whole(scene: Scene) -> None:
     assert (scene.folder / "refused.jsonl").read_bytes() == line
 
 
+def test_while_the_store_is_away_nothing_is_put_aside_at_every_look(scene: Scene) -> None:
+    strange = encode(record(1)).replace(b'"attempt":1', b'"attempt":"one"')
+    (scene.folder / "gw-9.aa.spool").write_bytes(strange + b"{torn\n" + encode(record(2)))
+    scene.store.away = True
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            scene.settlement.adopt()
+    assert not (scene.folder / "refused.jsonl").exists()
+    scene.store.away = False
+    scene.settlement.adopt()
+    assert (scene.folder / "refused.jsonl").read_bytes() == strange
+    assert scene.journal.events == ["spool_line_torn", "usage_refused", "spool_adopted"]
+    assert scene.settled() == 1
+
+
 def test_words_that_are_no_text_are_recorded(scene: Scene) -> None:
     scene.spool.append(replace(RECORD, client_request_id="\udcff", asked="a\x00b\nc"))
     assert scene.settlement.sweep() == 1
