@@ -27,7 +27,7 @@ from firstkit.adapters.store.nudge import Nudge, open_nudge
 from firstkit.adapters.telemetry.journal import Journal, start_logging
 from firstkit.adapters.telemetry.metrics import PrometheusTelemetry
 from firstkit.apps.children import Child, Part
-from firstkit.apps.listening import admin_socket, public_socket
+from firstkit.apps.listening import admin_socket, leave_address, public_socket
 from firstkit.config.environment import read_environment
 from firstkit.config.loading import catalog_from_document, load_settings
 from firstkit.core.errors import FirstError, SiteError, Unavailable
@@ -164,6 +164,7 @@ class _Gateway:
                     with anyio.move_on_after(PICTURE_PATIENCE_S):
                         await self._known.wait()
                 await self._plane.listen(public)
+                leave_address(self._data, public, tls=gateway.tls is not None)
                 if admin is not None:
                     await self._plane.listen(admin, admin=True)
                 self._journal("listening", gateway=self._name)

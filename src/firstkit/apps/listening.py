@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import os
 import socket
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from firstkit.core.settings import Listen
 
 BACKLOG = 4096
 ADMIN = Path("run") / "admin.sock"
+ADDRESS = Path("run") / "public.json"
 
 
 def public_socket(listen: Listen, inherited: int | None) -> socket.socket:
@@ -74,3 +77,16 @@ def _bind_unix(path: str) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def leave_address(data: Path, listener: socket.socket, *, tls: bool) -> None:
+    """Write into the state folder where the gateway is reached, for commands on this machine."""
+    if listener.family == socket.AF_UNIX:
+        return
+    host, port = str(listener.getsockname()[0]), int(listener.getsockname()[1])
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 turned into loopback here
+    shown = f"[{host}]" if ":" in host else host
+    path = data / ADDRESS
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps({"base_url": f"{'https' if tls else 'http'}://{shown}:{port}"}) + "\n")
+    temporary.replace(path)

@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 
 import httpx
 
-from firstkit.adapters.clients.target import Target
+from firstkit.adapters.clients.target import Target, listens
 from firstkit.core.errors import (
     ConfigError,
     FirstError,
@@ -42,6 +42,8 @@ class Client:
     def __init__(self, target: Target, *, transport: httpx.BaseTransport | None = None) -> None:
         self.target = target
         if transport is None and target.socket is not None:
+            if not listens(target.socket):
+                raise SiteError(self._unreachable(""), code="no_answer")
             transport = httpx.HTTPTransport(uds=str(target.socket))
         headers = {"authorization": f"Bearer {target.key}"} if target.key else {}
         self._http = httpx.Client(

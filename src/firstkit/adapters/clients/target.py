@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,9 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_DATA = Path(".first")
 KEY_FILE = "api-key"
 ADMIN_SOCKET = Path("run/admin.sock")
+API_SOCKET = Path("run/api.sock")
 ADDRESS_FILE = Path("run/public.json")
-"""What `first up` and gateways leave of where they listen: {"base_url": "http://…"}."""
+"""What a gateway leaves of where it listens: {"base_url": "http://…"}."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +78,9 @@ def operator_target(asked: Asked, environ: Mapping[str, str]) -> Target:
     url_given = asked.url is not None or (
         asked.data is None and "FIRST_DATA" not in environ and "FIRST_BASE_URL" in environ
     )
-    socket = data / ADMIN_SOCKET
-    if not url_given and (socket.exists() or asked.data is not None):
-        return Target(base_url="http://firstkit", named=f"the state folder {data}", socket=socket)
+    admin = data / ADMIN_SOCKET
+    if not url_given and (admin.exists() or asked.data is not None):
+        return Target(base_url="http://firstkit", named=f"the state folder {data}", socket=admin)
     return public_target(asked, environ)
 
 
@@ -96,11 +98,27 @@ def _public_url(asked: Asked, environ: Mapping[str, str], data: Path) -> tuple[s
 
 
 def _left_address(data: Path) -> str | None:
+    """Read where the service of a state folder listens; None when it does not run.
+
+    A port that it has left may be somebody else's by now, who must not be sent its key.
+    """
     try:
         url = json.loads((data / ADDRESS_FILE).read_text())["base_url"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return url if isinstance(url, str) and url else None
+    alive = any(listens(data / name) for name in (ADMIN_SOCKET, API_SOCKET))
+    return url if alive and isinstance(url, str) and url else None
+
+
+def listens(path: Path) -> bool:
+    """Tell whether somebody listens at a Unix socket."""
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            probe.connect(str(path))
+    except OSError:
+        return False
+    return True
 
 
 def _clean(url: str, named: str) -> str:

@@ -92,6 +92,7 @@ class _Talk:
         asked = [*self._messages, {"role": "user", "content": text}]
         line = StatusLine()
         said: list[str] = []
+        printed = False
         try:
             body = {**self._options, "messages": asked}
             for part in chat(self._client, body, max_wait_s=self._max_wait_s):
@@ -100,6 +101,7 @@ class _Talk:
                 elif isinstance(part, Piece):
                     line.clear()
                     self._print(part)
+                    printed = True
                     if not part.thought:
                         said.append(part.text)
                 elif part.reason == "length":
@@ -108,7 +110,8 @@ class _Talk:
                     self._messages[:] = [*asked, {"role": "assistant", "content": "".join(said)}]
         finally:
             line.clear()
-            click.echo()
+            if printed:
+                click.echo()
 
     def _print(self, piece: Piece) -> None:
         if not piece.thought:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from firstkit.adapters.clients.target import Asked, Target, operator_target, public_target
+from firstkit.adapters.clients.target import DEFAULT_DATA, Asked, Target, operator_target, public_target
 from firstkit.config.environment import read_environment
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ def connected(function: _F) -> _F:
 def public(asked: Asked) -> Target:
     """Find the service as its users reach it."""
     return public_target(asked, read_environment())
+
+
+def state_folder(asked: Asked) -> Path:
+    """Say which state folder is meant."""
+    return asked.data or Path(read_environment().get("FIRST_DATA") or DEFAULT_DATA)
 
 
 def use(asked: Asked) -> Client:

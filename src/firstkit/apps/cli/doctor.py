@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from firstkit.adapters.clients.target import Asked
-from firstkit.apps.cli.connecting import connected, operate
+from firstkit.apps.cli.connecting import connected, operate, state_folder
 from firstkit.apps.cli.printing import json_option, print_json
 from firstkit.core.errors import FirstError, SiteError
 
@@ -43,7 +43,7 @@ def doctor_command(*, cluster: str | None, asked: Asked, config: Path | None, no
     """
     from firstkit.apps.cli.examining import examine
 
-    data = asked.data or Path(_environment().get("FIRST_DATA") or ".first")
+    data = state_folder(asked)
     found: list[Check] = []
 
     def tell(check: Check) -> None:
@@ -61,12 +61,6 @@ def doctor_command(*, cluster: str | None, asked: Asked, config: Path | None, no
         raise SiteError(f"{failed} of {len(found)} checks failed; mend what is said above and run it again")
     if not as_json:
         click.echo(f"All {len(found)} checks passed.")
-
-
-def _environment() -> dict[str, str]:
-    from firstkit.config.environment import read_environment
-
-    return dict(read_environment())
 
 
 def _print(check: Check) -> None:

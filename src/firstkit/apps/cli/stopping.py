@@ -9,7 +9,7 @@ from urllib.parse import quote
 import click
 
 from firstkit.adapters.clients.target import Asked
-from firstkit.apps.cli.connecting import connected, operate
+from firstkit.apps.cli.connecting import connected, operate, state_folder
 from firstkit.apps.cli.durations import Duration
 from firstkit.apps.cli.printing import json_option, print_json
 from firstkit.core.errors import FirstError, SiteError, Unavailable
@@ -69,7 +69,7 @@ def stop_command(
 def _cancel_directly(cluster: str, asked: Asked, config: Path | None, *, as_json: bool) -> None:
     from firstkit.apps.cli.cancelling import cancel_all
 
-    data = asked.data or Path(".first")
+    data = state_folder(asked)
     cancelled = cancel_all(cluster, config=config or data / "first.yaml", data=data)
     if as_json:
         print_json({"cluster": cluster, "cancelled": cancelled})
