@@ -7,10 +7,13 @@ nothing to anybody else and ends with the job.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import fcntl
 import ipaddress
 import os
 import ssl
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from firstkit.core.errors import SiteError
 
 GATEWAY = "gateway.firstkit"
 _BACKDATE = dt.timedelta(hours=1)
@@ -37,12 +42,26 @@ class Authority:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not (folder / "ca.key").exists():
-            self._make()
-        self._key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), password=None)
-        self.certificate = (folder / "ca.crt").read_bytes()
-        self._ca = x509.load_pem_x509_certificate(self.certificate)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _alone_in(folder):
+                if not (folder / "ca.key").exists():
+                    self._make()
+            self._key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), password=None)
+            self.certificate = (folder / "ca.crt").read_bytes()
+            self._ca = x509.load_pem_x509_certificate(self.certificate)
+        except OSError as error:
+            raise SiteError(
+                f"the certificate authority in {folder} cannot be used ({error.strerror}); "
+                "make the folder writable for this user alone",
+                code="authority_unusable",
+            ) from error
+        except ValueError as error:
+            raise SiteError(
+                f"the certificate authority in {folder} is damaged; bring ca.crt and ca.key back from a backup, or "
+                "remove both (running jobs behind doors are then replaced)",
+                code="authority_unusable",
+            ) from error
 
     def _make(self) -> None:
         """Write a new authority; the key last, since its presence says that all is there."""
@@ -105,6 +124,17 @@ class Authority:
         finally:
             pair.unlink()
         return context
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Generator[None]:
+    """Keep other processes of ours out: two that make one at once would leave one's key with the other's certificate."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _general_name(address: str) -> x509.GeneralName:
