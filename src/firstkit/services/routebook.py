@@ -71,11 +71,10 @@ class RouteBook:
     def apply(self, snapshot: Snapshot, *, now: float) -> list[Lease]:
         """Take in a snapshot; return the leases of routes that are gone, whose requests are to be ended.
 
-        An older one than the last (by epoch and version) is ignored; the same one says that it still holds.
+        The same one as the last (by epoch and version) says that it still holds. A lower one counts like a higher one:
+        what the store holds is the truth, and after a restored backup its numbers are lower.
         """
         version = (snapshot.epoch, snapshot.version)
-        if version < self.version:
-            return []
         self._fresh_for_s = snapshot.fresh_for_s
         if version == self.version != (0, 0):
             return self.still_holds(age_s=snapshot.age_s, now=now)

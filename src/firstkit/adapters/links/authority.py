@@ -128,7 +128,7 @@ class Authority:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Generator[None]:
-    """Keep other processes of ours out: two that make one at once would leave one's key with the other's certificate."""
+    """Keep our other processes out: two at once would leave the key of one beside the certificate of the other."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
