@@ -21,12 +21,12 @@ import uvloop
 from firstkit.adapters.clock import SystemClock
 from firstkit.adapters.engines.registry import load_engines
 from firstkit.adapters.identity.api_keys import ApiKeyIdentity
-from firstkit.adapters.links.authority import Authority
 from firstkit.adapters.store import SqlStore, open_store
 from firstkit.adapters.store.nudge import Nudge, open_nudge
 from firstkit.adapters.telemetry.journal import Journal, start_logging
 from firstkit.adapters.telemetry.metrics import PrometheusTelemetry
 from firstkit.apps.children import Child, Part
+from firstkit.apps.door_pass import DoorPass
 from firstkit.apps.listening import admin_socket, leave_address, public_socket
 from firstkit.config.environment import read_environment
 from firstkit.config.loading import catalog_from_document, load_settings
@@ -89,6 +89,7 @@ class _Gateway:
         self._stop = anyio.Event()
         self._refusing = False
         self._hurry = anyio.Event()
+        self._snapshot = Snapshot()
 
     async def run(self) -> int:
         """Compose, serve, drain."""
@@ -152,6 +153,9 @@ class _Gateway:
         telemetry = PrometheusTelemetry()
         self._watch_state(telemetry, settlement)
         self._plane = self._make_plane(gateway, spool, wheel, telemetry)
+        self._door_pass = DoorPass(
+            self._data / "ca", use=self._plane.use_client_tls, journal=self._journal, monotonic_s=time.monotonic
+        )
         public = public_socket(gateway.listen, self._options.listen_fd)
         admin = admin_socket(gateway.admin, self._data, self._options.admin_fd)
         nudge.listen(("snapshot", "catalog", "keys"), lambda _topic: self._feed.wake())
@@ -195,7 +199,7 @@ class _Gateway:
             clock=self._clock,
             sinks=Sinks(
                 snapshot=self._take_snapshot,
-                still_holds=lambda age_s: self._dispatcher.still_holds(age_s=age_s),
+                still_holds=self._still_holds,
                 catalog=self._dispatcher.set_catalog,
                 keys=self._identity.take,
                 used_keys=self._identity.used,
@@ -221,13 +225,15 @@ class _Gateway:
         await self._feed.run(ready=ready)
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
-        """Act on a snapshot; the first route to a door makes this gateway its certificate."""
-        doors = any(route.address.mutual for route in snapshot.routes)
-        if doors and not self._plane.has_client_tls:
-            self._plane.use_client_tls(Authority(self._data / "ca").gateway_context())
+        """Act on a snapshot; the first route to a door has this gateway make its certificate."""
         self._snapshot = snapshot
+        self._door_pass.check(snapshot.routes)
         self._dispatcher.set_snapshot(snapshot)
         self._plane.set_snapshot(snapshot)
+
+    def _still_holds(self, age_s: float) -> None:
+        self._door_pass.check(self._snapshot.routes)
+        self._dispatcher.still_holds(age_s=age_s)
 
     def _watch_state(self, telemetry: PrometheusTelemetry, settlement: Settlement) -> None:
         """Show what an operator is to be woken for."""

@@ -139,11 +139,6 @@ class Plane:
         await self.loop.connect_accepted_socket(lambda: upstream, sock)
         pool.park(upstream)
 
-    @property
-    def has_client_tls(self) -> bool:
-        """Tell whether doors can be dialled."""
-        return self._dialler.client_tls is not None
-
     def use_client_tls(self, context: ssl.SSLContext) -> None:
         """Dial doors with this context's certificate from now on."""
         self._dialler.client_tls = context
@@ -314,9 +309,7 @@ class Plane:
         telemetry.gauge("first_upstream_connections", lambda: len(self.pools.open()))
         telemetry.gauge("first_body_memory_bytes", lambda: self.bodies.memory)
         telemetry.gauge("first_body_disk_bytes", lambda: self.bodies.disk)
-        telemetry.gauge(
-            "first_unread_requests", lambda: sum(attempt.exchange.gone for attempt in self.leases.values())
-        )
+        telemetry.gauge("first_unread_requests", lambda: sum(attempt.exchange.gone for attempt in self.leases.values()))
 
 
 def _stopping() -> SiteError:
