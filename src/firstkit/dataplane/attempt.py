@@ -158,7 +158,9 @@ class Attempt:
         if not isinstance(result, bytes):
             self.upstream.abort()
             self._end()
-            self.exchange.attempt_refused(self, SiteError("The request's body could not be read back.", code="body_not_kept"))
+            self.exchange.attempt_refused(
+                self, SiteError("The request's body could not be read back.", code="body_not_kept")
+            )
             return
         self._waits = False
         self.upstream.write(result)

@@ -28,7 +28,20 @@ _NO_USAGE = Usage()
 class _ModelCells:
     """The cells of one model, so that ending a request needs one look-up."""
 
-    __slots__ = ("attempts", "cached", "events", "gap", "given", "made", "received", "requests", "seconds", "sent", "ttft", "wait")
+    __slots__ = (
+        "attempts",
+        "cached",
+        "events",
+        "gap",
+        "given",
+        "made",
+        "received",
+        "requests",
+        "seconds",
+        "sent",
+        "ttft",
+        "wait",
+    )
 
     def __init__(self, telemetry: Telemetry, model: str) -> None:
         self.requests: dict[tuple[str, str], Count] = {}
@@ -48,9 +61,7 @@ class _ModelCells:
 class Books:
     """Writes each attempt up once."""
 
-    def __init__(
-        self, telemetry: Telemetry, *, admission: Admission, records: Callable[[AttemptRecord], None]
-    ) -> None:
+    def __init__(self, telemetry: Telemetry, *, admission: Admission, records: Callable[[AttemptRecord], None]) -> None:
         self._telemetry = telemetry
         self._admission = admission
         self._records = records

@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import asyncio
-import select
-import socket
-import struct
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
 from firstkit.core.errors import FirstError, InvalidRequest, Unavailable
 from firstkit.core.request import Dialect
+from firstkit.dataplane import peer
 from firstkit.dataplane.answers import write_error
 from firstkit.dataplane.framing import ChunkedBody, FramingError, LengthBody
 from firstkit.dataplane.head import Head, HeadReader, head_end
@@ -108,7 +106,11 @@ class Connection(asyncio.Protocol):
         plane = self.plane
         plane.connections.add(self)
         if len(plane.connections) > plane.settings.connections:
-            self.answer_early(Unavailable("The gateway has as many connections as it may.", code="too_many_connections", retry_after_s=5))
+            self.answer_early(
+                Unavailable(
+                    "The gateway has as many connections as it may.", code="too_many_connections", retry_after_s=5
+                )
+            )
             return
         plane.wheel.set(self, time.monotonic() + plane.settings.head_timeout_s)
 
@@ -167,9 +169,7 @@ class Connection(asyncio.Protocol):
             if self._lingering or not self._ahead:
                 self.transport.abort() if self._lingering else self.transport.close()
             else:
-                self.answer_early(
-                    InvalidRequest("The request's head did not arrive in time.", code="request_timeout")
-                )
+                self.answer_early(InvalidRequest("The request's head did not arrive in time.", code="request_timeout"))
         elif self.wants_body:
             exchange.refuse(InvalidRequest("The request's body did not arrive in time.", code="request_timeout"))
         else:
@@ -206,7 +206,12 @@ class Connection(asyncio.Protocol):
     def will_close(self) -> bool:
         """Tell whether the connection ends with this answer: to be said in its head."""
         reader = self.reader
-        if reader is not None and not self.wants_body and type(reader) is LengthBody and len(self._ahead) >= reader.left:
+        if (
+            reader is not None
+            and not self.wants_body
+            and type(reader) is LengthBody
+            and len(self._ahead) >= reader.left
+        ):
             self._ahead = self._ahead[reader.left :]  # nobody wants this body, and it is all here
             self.reader = None
         if self.keep and (self.plane.draining or self.reader is not None):
@@ -220,10 +225,7 @@ class Connection(asyncio.Protocol):
     def reset(self) -> None:
         """Break the connection so that the client cannot take what it has for whole."""
         self.keep = False
-        sock = cast("socket.socket | None", self.transport.get_extra_info("socket"))
-        if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.transport.abort()
+        peer.reset(self.transport)
 
     def finished(self) -> None:
         """Say that the answer has been written; the next request may come."""
@@ -293,7 +295,7 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close an idle connection, unless its next request is already in the kernel's hands."""
-        if self.idle and not self.closed and not self._readable():
+        if self.idle and not self.closed and not peer.readable(self.transport):
             self.transport.close()
 
     # ------------------------------------------------------------------------------------------------- inside
@@ -402,22 +404,8 @@ class Connection(asyncio.Protocol):
     def _look_whether_gone(self) -> None:
         if not self._pull_paused or self.closed:
             return
-        if self._hung_up():
+        if peer.hung_up(self.transport):
             self._gone()
             self.transport.abort()
             return
         self.plane.wheel.later(GONE_CHECK_S, self._look_whether_gone)
-
-    def _hung_up(self) -> bool:
-        return bool(self._poll(select.POLLRDHUP) & (select.POLLRDHUP | select.POLLHUP | select.POLLERR))
-
-    def _readable(self) -> bool:
-        return bool(self._poll(select.POLLIN) & select.POLLIN)
-
-    def _poll(self, events: int) -> int:
-        sock = cast("socket.socket | None", self.transport.get_extra_info("socket"))
-        if sock is None or sock.fileno() < 0:
-            return 0
-        poller = select.poll()
-        poller.register(sock.fileno(), events)
-        return sum(found for _, found in poller.poll(0))

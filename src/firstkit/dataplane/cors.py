@@ -38,7 +38,11 @@ def lines(head: Head | None, origins: tuple[str, ...]) -> bytes:
     if origin is None or not allowed(origin, origins):
         return b"vary: origin\r\n" if origin is not None else b""
     return (
-        b"access-control-allow-origin: " + origin + b"\r\nvary: origin\r\naccess-control-expose-headers: " + EXPOSED + b"\r\n"
+        b"access-control-allow-origin: "
+        + origin
+        + b"\r\nvary: origin\r\naccess-control-expose-headers: "
+        + EXPOSED
+        + b"\r\n"
     )
 
 

@@ -200,9 +200,7 @@ class InferenceExchange:
         self.intake.close()
         relay = self.relay
         if relay is None:
-            relay = self.relay = Relay(
-                self.conn or NOWHERE, self.route.dialect, swallow_usage=attempt.swallows_usage
-            )
+            relay = self.relay = Relay(self.conn or NOWHERE, self.route.dialect, swallow_usage=attempt.swallows_usage)
         elif not (reply.status == 200 and reply.shape.events):
             self._failed_reply = reply
             self._failed(attempt, payload, done)
@@ -270,7 +268,11 @@ class InferenceExchange:
         """Begin the stream, or tell again how things stand (called by the connection)."""
         conn = self.conn
         relay = self.relay
-        if self.over or conn is None or (relay is not None and self._attempt is not None and self._attempt.first_byte_at):
+        if (
+            self.over
+            or conn is None
+            or (relay is not None and self._attempt is not None and self._attempt.first_byte_at)
+        ):
             return
         if self._ticket is not None:
             comment = hold.waiting_comment(self._ticket.status())

@@ -35,11 +35,15 @@ def read_form(body: Buffer, content_type: bytes, peeker: Peeker) -> Read:
     for field in fields:
         if field.name in {"model", "stream", "n"}:
             if field.name in values:
-                raise InvalidRequest(f"The field {field.name} is given twice.", code="ambiguous_field", param=field.name)
+                raise InvalidRequest(
+                    f"The field {field.name} is given twice.", code="ambiguous_field", param=field.name
+                )
             values[field.name] = field
     model = values.get("model")
     if model is None or model.span[0] == model.span[1]:
-        raise InvalidRequest("The form field model is missing: name the model to use.", code="missing_model", param="model")
+        raise InvalidRequest(
+            "The form field model is missing: name the model to use.", code="missing_model", param="model"
+        )
     try:
         name = bytes(body[slice(*model.span)]).decode("utf-8")
     except UnicodeDecodeError:

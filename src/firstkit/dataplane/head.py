@@ -259,4 +259,3 @@ def head_end(buffer: bytes, limit: int) -> int:
     if at > 0 and buffer[at - 1] != 13:
         raise bad("A line of the head ends in LF alone; HTTP/1.1 asks for CR LF.")
     return 0
-

@@ -105,7 +105,9 @@ class Peeker:
             _check_text(body)
         model = found.model
         if model is msgspec.UNSET or not model:
-            raise InvalidRequest("The field model is missing: name the model to use.", code="missing_model", param="model")
+            raise InvalidRequest(
+                "The field model is missing: name the model to use.", code="missing_model", param="model"
+            )
         for field, name in self._reserved_fields:
             if getattr(found, field) is not msgspec.UNSET:
                 raise reserved_field(name)

@@ -164,9 +164,7 @@ class Pool:
         "parked",
     )
 
-    def __init__(
-        self, dialler: Dialler, address: Address, *, dropped: frozenset[bytes], parked: bool = False
-    ) -> None:
+    def __init__(self, dialler: Dialler, address: Address, *, dropped: frozenset[bytes], parked: bool = False) -> None:
         self._dialler = dialler
         self._reader = ReplyReader(dropped)
         self._idle: list[Upstream] = []

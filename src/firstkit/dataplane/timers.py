@@ -53,7 +53,7 @@ class Wheel:
     def set(self, entry: Due, due: float) -> None:
         """Put an entry in, or move its deadline, earlier or later."""
         entry.due = due
-        tick = int(due / GRAIN_S) + 1 if due != NEVER else int((time.monotonic() + LOOK_S) / GRAIN_S) + 1
+        tick = int(min(due, time.monotonic() + LOOK_S) / GRAIN_S) + 1
         if tick < entry.tick:
             self._put(entry, tick)
 

@@ -105,9 +105,7 @@ def chunked(*pieces: bytes, end: bool = True) -> bytes:
     return data + (b"0\r\n\r\n" if end else b"")
 
 
-STREAM_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
-)
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 def says(data: bytes) -> Script:

@@ -91,7 +91,9 @@ METRICS: dict[str, MetricSpec] = {
         _histogram("first_request_seconds", "Arrival of a request to the end of its answer.", "model"),
         _histogram("first_wait_seconds", "Arrival of a request to its place at an instance.", "model"),
         _histogram(
-            "first_time_to_first_token_seconds", "Arrival of a streamed request to its first token, at the gateway.", "model"
+            "first_time_to_first_token_seconds",
+            "Arrival of a streamed request to its first token, at the gateway.",
+            "model",
         ),
         _histogram(
             "first_token_gap_seconds",
@@ -105,7 +107,9 @@ METRICS: dict[str, MetricSpec] = {
         _gauge("first_upstream_connections", "connections", "Open connections to instances."),
         _gauge("first_body_memory_bytes", "bytes", "Request bodies kept in memory."),
         _gauge("first_body_disk_bytes", "bytes", "Request bodies kept in unlinked files."),
-        _gauge("first_unread_requests", "requests", "Requests whose client has left and whose engine could not be stopped."),
+        _gauge(
+            "first_unread_requests", "requests", "Requests whose client has left and whose engine could not be stopped."
+        ),
         _gauge(
             "first_models",
             "models",

@@ -19,8 +19,9 @@ HELD_LIMIT = 64 * 1024
 class Splitter:
     """Pass on whole events as soon as they are whole, and keep what is unfinished.
 
-    What `feed` and `flush` return, joined, is exactly what was fed: nothing is changed and nothing reordered. Because an
-    unfinished event is kept back, a stream that breaks inside one can still end in an error event that a client reads.
+    What `feed` and `flush` return, joined, is exactly what was fed: nothing is changed and nothing reordered. Because
+    an unfinished event is kept back, a stream that breaks inside one can still end in an error event that a client
+    reads.
     """
 
     __slots__ = ("_past_limit", "_tail")
@@ -95,7 +96,8 @@ class Event:
 def events(whole: bytes) -> Iterator[Event]:
     """Read the events in bytes that hold only whole ones, as `Splitter.feed` returns them."""
     for block in split(whole):
-        name, data = "", []
+        name = ""
+        data: list[bytes] = []
         for line in block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"):
             field, _, value = line.partition(b":")
             value = value.removeprefix(b" ")

@@ -54,8 +54,8 @@ def read_timings(fields: Mapping[str, Any]) -> Usage | None:
 def find_usage(head: bytes, tail: bytes) -> Usage | None:
     """Find the usage in the beginning and the end of a plain answer (they may overlap).
 
-    A quote inside a JSON string is escaped, so the pattern matches a key alone; of several, the last in the answer's end
-    is the answer's own in every engine that writes it after the content.
+    A quote inside a JSON string is escaped, so the pattern matches a key alone; of several, the last in the answer's
+    end is the answer's own in every engine that writes it after the content.
     """
     for part in (tail, head):
         text = part.decode("utf-8", errors="replace")

@@ -38,7 +38,8 @@ def chat_event(error: dict[str, Any]) -> bytes:
 def responses_event(error: dict[str, Any], sequence_number: int) -> bytes:
     """End a Responses stream with an error.
 
-    The API's own event has its fields at the top; the official clients raise when there is an `error` object, so both are given.
+    The API's own event has its fields at the top; the official clients raise when there is an `error` object, so both
+    are given.
     """
     fields = {
         "type": "error",
