@@ -67,6 +67,13 @@ def asking_router(store: StoreCalls, memory: Memory) -> APIRouter:
         rows = await store.call(lambda opened: opened.events(subject=subject, limit=limit))
         return Listing(data=[EventView.of(row) for row in rows])
 
+    return router
+
+
+def logs_router(store: StoreCalls, memory: Memory) -> APIRouter:
+    """Make the route to an engine's log."""
+    router = APIRouter(prefix="/api/v1")
+
     @router.get("/instances/{instance}/log", tags=["fleet"], summary="The last lines of an engine's log (operator)")
     async def log(  # pyright: ignore[reportUnusedFunction]
         instance: str, _: Operator, lines: Annotated[int, Query(ge=1, le=10_000)] = 100

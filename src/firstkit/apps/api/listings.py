@@ -28,8 +28,8 @@ Ended = Annotated[bool, Query(description="Those too that ended within `within_s
 Within = Annotated[float, Query(gt=0, le=90 * DAY_S, description="Seconds to look back.")]
 
 
-def listings_router(store: StoreCalls, memory: Memory, feed: DesiredFeed) -> APIRouter:
-    """Make the routes that only read."""
+def own_router(store: StoreCalls, memory: Memory) -> APIRouter:
+    """Make the routes about the caller and what it may use."""
     router = APIRouter(prefix="/api/v1")
 
     @router.get("/whoami", tags=["you"], summary="Who you are and what you may use")
@@ -43,6 +43,35 @@ def listings_router(store: StoreCalls, memory: Memory, feed: DesiredFeed) -> API
         known, age_s = memory.known(), memory.age_s()
         usable = [model for model in known.catalog.models.values() if caller.may_use(model)]
         return {"data": [model_document(known, model, age_s=age_s) for model in usable]}
+
+    @router.get("/usage", tags=["you"], summary="Requests and tokens by model: your own, or with all=true everybody's")
+    async def usage(  # pyright: ignore[reportUnusedFunction]
+        caller: AnyCaller,
+        *,
+        everybody: Annotated[bool, Query(alias="all", description="Everybody's (operator).")] = False,
+        within_s: Within = DAY_S,
+    ) -> Listing[UsageView]:
+        subject = None if everybody and caller.operator else caller.principal.subject
+        since = time.time() - within_s
+        rows = await store.call(lambda opened: opened.usage_since(subject=subject, since=since))
+        return Listing(
+            data=[
+                UsageView(model=model, requests=requests, input_tokens=tokens_in, output_tokens=tokens_out)
+                for model, requests, tokens_in, tokens_out in rows
+            ]
+        )
+
+    @router.get("/models/{model:path}", tags=["models"], summary="The same as /v1/models/{id}")
+    async def model(model: str, caller: AnyCaller) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        known = memory.known()
+        return model_document(known, find_model(known, caller, model), age_s=memory.age_s())
+
+    return router
+
+
+def fleet_router(store: StoreCalls, memory: Memory) -> APIRouter:
+    """Make the routes about what runs where."""
+    router = APIRouter(prefix="/api/v1")
 
     @router.get("/clusters", tags=["fleet"], summary="Clusters, what they serve, and whether they are stopped")
     async def clusters(caller: AnyCaller) -> Listing[ClusterView]:  # pyright: ignore[reportUnusedFunction]
@@ -68,22 +97,12 @@ def listings_router(store: StoreCalls, memory: Memory, feed: DesiredFeed) -> API
         fleet = await store.call(lambda opened: read_fleet(opened, ended_within_s=within_s if ended else None))
         return Listing(data=fleet.job_views())
 
-    @router.get("/usage", tags=["you"], summary="Requests and tokens by model: your own, or with all=true everybody's")
-    async def usage(  # pyright: ignore[reportUnusedFunction]
-        caller: AnyCaller,
-        *,
-        everybody: Annotated[bool, Query(alias="all", description="Everybody's (operator).")] = False,
-        within_s: Within = DAY_S,
-    ) -> Listing[UsageView]:
-        subject = None if everybody and caller.operator else caller.principal.subject
-        since = time.time() - within_s
-        rows = await store.call(lambda opened: opened.usage_since(subject=subject, since=since))
-        return Listing(
-            data=[
-                UsageView(model=model, requests=requests, input_tokens=tokens_in, output_tokens=tokens_out)
-                for model, requests, tokens_in, tokens_out in rows
-            ]
-        )
+    return router
+
+
+def health_router(store: StoreCalls, memory: Memory, feed: DesiredFeed) -> APIRouter:
+    """Make the route that tells how the parts are doing."""
+    router = APIRouter(prefix="/api/v1")
 
     @router.get("/health", tags=["fleet"], summary="How store, controller and gateways are doing (operator)")
     async def health(_: Operator) -> Health:  # pyright: ignore[reportUnusedFunction]
@@ -108,10 +127,5 @@ def listings_router(store: StoreCalls, memory: Memory, feed: DesiredFeed) -> API
             gateways=[GatewayView.of(row) for row in gateways],
             launchers_held=feed.waiting,
         )
-
-    @router.get("/models/{model:path}", tags=["models"], summary="The same as /v1/models/{id}")
-    async def model(model: str, caller: AnyCaller) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        known = memory.known()
-        return model_document(known, find_model(known, caller, model), age_s=memory.age_s())
 
     return router

@@ -39,27 +39,9 @@ YAML_BODY: dict[str, Any] = {
 Name = Annotated[str, Query(max_length=500, description="The file's name, for the places of mistakes.")]
 
 
-def revisions_router(store: StoreCalls, memory: Memory, nudges: Nudges, *, check: Check) -> APIRouter:
-    """Make the routes; `check` reads a document with all its mistakes (blocking: it looks at paths)."""
+def revisions_router(store: StoreCalls) -> APIRouter:
+    """Make the routes that show what was applied."""
     router = APIRouter(prefix="/api/v1", tags=["catalog"])
-
-    async def sent(request: Request, name: str) -> Checked:
-        body = await bounded_body(request, limit=DOCUMENT_LIMIT)
-        try:
-            text = body.decode()
-        except UnicodeDecodeError:
-            raise InvalidRequest("the file is not UTF-8; save it as UTF-8", code="invalid_config") from None
-        return await to_thread.run_sync(check, text, name)
-
-    async def settings(before: Revision | None, after: Checked) -> list[str]:
-        """Say which process settings differ; the old file may not pass today's checks, and then nobody can say."""
-        if before is None:
-            return []
-        try:
-            old = await to_thread.run_sync(check, before.document, f"revision {before.number}")
-        except ConfigError:
-            return []
-        return after.settings_against(old)
 
     @router.get("/revisions", summary="List applied catalogs, newest first (operator)")
     async def revisions(  # pyright: ignore[reportUnusedFunction]
@@ -83,6 +65,31 @@ def revisions_router(store: StoreCalls, memory: Memory, nudges: Nudges, *, check
         if row is None:
             raise NotFound(f"there is no revision {number}; `GET /api/v1/revisions` lists them", param="number")
         return RevisionView.of(row, whole=True)
+
+    return router
+
+
+def applying_router(store: StoreCalls, memory: Memory, nudges: Nudges, *, check: Check) -> APIRouter:
+    """Make the routes; `check` reads a document with all its mistakes (blocking: it looks at paths)."""
+    router = APIRouter(prefix="/api/v1", tags=["catalog"])
+
+    async def sent(request: Request, name: str) -> Checked:
+        body = await bounded_body(request, limit=DOCUMENT_LIMIT)
+        try:
+            text = body.decode()
+        except UnicodeDecodeError:
+            raise InvalidRequest("the file is not UTF-8; save it as UTF-8", code="invalid_config") from None
+        return await to_thread.run_sync(check, text, name)
+
+    async def settings(before: Revision | None, after: Checked) -> list[str]:
+        """Say which process settings differ; the old file may not pass today's checks, and then nobody can say."""
+        if before is None:
+            return []
+        try:
+            old = await to_thread.run_sync(check, before.document, f"revision {before.number}")
+        except ConfigError:
+            return []
+        return after.settings_against(old)
 
     @router.post("/revisions", openapi_extra=YAML_BODY, summary="Apply a catalog, whole or not at all (operator)")
     async def apply(request: Request, caller: Operator, name: Name = "first.yaml") -> Applied:  # pyright: ignore[reportUnusedFunction]

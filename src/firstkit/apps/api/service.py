@@ -12,18 +12,18 @@ from fastapi.security import HTTPBearer
 
 from firstkit import __version__
 from firstkit.apps.api.answers import install_answers
-from firstkit.apps.api.asking import asking_router
+from firstkit.apps.api.asking import asking_router, logs_router
 from firstkit.apps.api.bodies import BodyLimit
 from firstkit.apps.api.control import control_router
 from firstkit.apps.api.desired_feed import DesiredFeed
 from firstkit.apps.api.keys import keys_router
-from firstkit.apps.api.listings import listings_router
+from firstkit.apps.api.listings import fleet_router, health_router, own_router
 from firstkit.apps.api.memory import Memory
 from firstkit.apps.api.models import models_router
 from firstkit.apps.api.overrides import overrides_router
 from firstkit.apps.api.pages import pages_router
 from firstkit.apps.api.parts import Parts, StoreCalls
-from firstkit.apps.api.revisions import revisions_router
+from firstkit.apps.api.revisions import applying_router, revisions_router
 from firstkit.apps.api.watching import Watch, watching_router
 
 _ABOUT = """
@@ -70,11 +70,15 @@ class Api:
         store, memory, nudges = self.store, self.memory, self._parts.nudges
         for router in (
             models_router(memory),
-            listings_router(store, memory, self.feed),
+            own_router(store, memory),
+            fleet_router(store, memory),
+            health_router(store, memory, self.feed),
             asking_router(store, memory),
+            logs_router(store, memory),
             watching_router(self.watch),
             keys_router(store, memory, nudges),
-            revisions_router(store, memory, nudges, check=self._parts.check),
+            revisions_router(store),
+            applying_router(store, memory, nudges, check=self._parts.check),
             overrides_router(store, memory, nudges),
         ):
             app.include_router(router, dependencies=[Depends(_BEARER)])
