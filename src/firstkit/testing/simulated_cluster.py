@@ -87,12 +87,14 @@ class SimulatedCluster:
         queue_wait_s: float = 1.0,
         round_trip_s: float = 0.05,
         slots: int = 1_000_000,
+        kill_wait_s: float = KILL_WAIT_S,
     ) -> None:
         self._now = now
         self._report = report
         self.queue_wait_s = queue_wait_s
         self._round_trip_s = round_trip_s
         self.slots = slots
+        self._kill_wait_s = kill_wait_s
         self.faults = Faults()
         self.jobs: dict[str, SimulatedJob] = {}
         self.files: dict[str, bytes] = {}
@@ -330,7 +332,7 @@ class SimulatedCluster:
             job.why = "CANCELLED" if job.cancelled.is_set() else "TIMEOUT"
             if job.launcher is not None:
                 job.launcher.terminate()
-                await anyio.sleep(KILL_WAIT_S)
+                await anyio.sleep(self._kill_wait_s)
             job.killed.set()
 
     def _ended(self, job: SimulatedJob, *, code: int, why: str) -> None:

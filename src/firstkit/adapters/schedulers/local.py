@@ -37,8 +37,9 @@ class LocalScheduler:
         return {PROGRAM: files("firstkit.adapters.schedulers").joinpath("local_jobs.py").read_bytes()}
 
     def script(self, submission: Submission, *, setup: str, launcher: str) -> str:
-        """Render start.sh as for every scheduler."""
-        return start_script(submission, setup=setup, launcher=launcher, python=self._python)
+        """Render start.sh; a login shell only where there are setup lines, since profiles take their time."""
+        login = bool(setup.strip())
+        return start_script(submission, setup=setup, launcher=launcher, python=self._python, login=login)
 
     def submit(self, submission: Submission) -> Command:
         """Submit by tag, walltime and script."""

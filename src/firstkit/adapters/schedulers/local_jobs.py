@@ -143,7 +143,8 @@ def supervise(path: str, job: Job, started: int) -> None:
     """Run one job to its end; never returns. The script begins only when everything about it is written down."""
     child = 0
     try:
-        os.closerange(0, 3)
+        os.closerange(0, started)
+        os.closerange(started + 1, 1024)
         null = os.open("/dev/null", os.O_RDWR)
         os.dup2(null, 1)
         os.dup2(null, 2)
@@ -204,9 +205,15 @@ def run_script(job: Job, started: int, held: int) -> None:
         os.dup2(output, 1)
         os.dup2(output, 2)
         environment = dict(os.environ, FIRST_SCHEDULER_ID=job["id"])
-        os.execve("/bin/bash", ["bash", "--login", job["script"]], environment)
+        os.execve("/bin/bash", ["bash", *login(job["script"]), job["script"]], environment)
     except BaseException:  # noqa: BLE001 — nothing may return from the child
         os._exit(127)
+
+
+def login(script: str) -> list[str]:
+    """Say whether a script wants a login shell, as its first line does: profiles take their time."""
+    with open(script, "rb") as handle:
+        return ["--login"] if handle.readline().split()[-1:] == [b"-l"] else []
 
 
 def wait(job: Job, child: int) -> tuple[int, str | None]:

@@ -11,7 +11,7 @@ from firstkit.ports.scheduler import Submission
 FAILED = "setup.failed"
 OUTPUT = "job.out"
 _TEMPLATE = """\
-#!/bin/bash -l
+#!/bin/bash{login}
 {header}
 umask 077
 cd {run_dir} || exit 1
@@ -38,14 +38,18 @@ exit
 
 
 def start_script(
-    submission: Submission, *, setup: str, launcher: str, python: str, directives: Sequence[str] = ()
+    submission: Submission, *, setup: str, launcher: str, python: str, login: bool, directives: Sequence[str] = ()
 ) -> str:
-    """Render start.sh; `directives` are the scheduler's own comment lines (#SBATCH, #PBS), right below the first."""
+    """Render start.sh; `directives` are the scheduler's own comment lines (#SBATCH, #PBS), right below the first.
+
+    `login`: in a login shell, as sites expect it that set up `module` and the like in their profiles.
+    """
     header = [
         *directives,
         f"# {submission.tag}: started by firstkit; what is started is described in job.json beside this file",
     ]
     return _TEMPLATE.format(
+        login=" -l" if login else "",
         header="\n".join(header),
         run_dir=shlex.quote(submission.run_dir),
         output=OUTPUT,

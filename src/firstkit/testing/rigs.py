@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scheduler with its runner, ready to be tried: the local one with real processes, and the simulated one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from firstkit.adapters.runners.local import LocalRunner
+from firstkit.adapters.schedulers.local import LocalScheduler
+from firstkit.core.catalog import Resources
+from firstkit.ports.runner import Done, RemoteFile, Runner
+from firstkit.ports.scheduler import Accepted, JobPhase, Observation, Rejected, Scheduler, SeenJob, Submission, Unsure
+from firstkit.testing.records import make_cluster
+from firstkit.testing.simulated_cluster import SimulatedCluster
+from firstkit.testing.simulated_scheduler import SimulatedScheduler
+
+INSTALLATION = "abcdefgh"
+DEADLINE_S = 30.0
+
+
+@dataclass(slots=True)
+class Rig:
+    """One scheduler, one runner, a folder. `make_script` renders a job that lasts so long and ends with that code."""
+
+    scheduler: Scheduler
+    runner: Runner
+    run_dir: str
+    make_script: Callable[[float, int], str]
+
+    async def submit(
+        self,
+        job: str,
+        *,
+        lasts_s: float = 60.0,
+        code: int = 0,
+        walltime_s: float | None = None,
+        installation: str = INSTALLATION,
+    ) -> Accepted | Rejected | Unsure:
+        """Put a job's script and submit it."""
+        folder = f"{self.run_dir}/{job}"
+        script = RemoteFile(path=f"{folder}/start.sh", data=self.make_script(lasts_s, code).encode(), mode=0o700)
+        assert isinstance(await self.runner.put([script], deadline_s=DEADLINE_S), Done)
+        submission = Submission(
+            tag=f"first-{installation}-{job}",
+            run_dir=folder,
+            script=script.path,
+            resources=Resources(walltime_s=walltime_s),
+        )
+        (result,) = await self.runner.run([self.scheduler.submit(submission)], deadline_s=DEADLINE_S)
+        return self.scheduler.parse_submit(result)
+
+    async def accepted(self, job: str, **manner: float) -> str:
+        """Submit a job that must be accepted; return its number."""
+        answer = await self.submit(job, **manner)  # pyright: ignore[reportArgumentType]
+        assert isinstance(answer, Accepted), answer
+        return answer.scheduler_id
+
+    async def observe(self) -> Observation:
+        """Make the listing."""
+        return self.scheduler.parse(await self.runner.run(self.scheduler.observe(), deadline_s=DEADLINE_S))
+
+    async def cancel(self, *numbers: str) -> None:
+        """Cancel jobs; must succeed."""
+        results = await self.runner.run(self.scheduler.cancel(numbers), deadline_s=DEADLINE_S)
+        assert all(isinstance(result, Done) and result.code == 0 for result in results), results
+
+    async def seen(self, number: str, *phases: JobPhase, within_s: float = 20.0) -> SeenJob:
+        """Look until a job is in one of these phases."""
+        with anyio.fail_after(within_s):
+            while True:
+                observation = await self.observe()
+                found = [job for job in observation.jobs if job.scheduler_id == number and job.phase in phases]
+                if found:
+                    return found[0]
+                await anyio.sleep(0.02)
+
+    async def clear(self) -> None:
+        """Cancel whatever still lives, and wait for its end."""
+        while True:
+            alive = [job.scheduler_id for job in (await self.observe()).jobs if job.phase is not JobPhase.ENDED]
+            if not alive:
+                return
+            await self.cancel(*alive)
+            for number in alive:
+                await self.seen(number, JobPhase.ENDED)
+
+
+@asynccontextmanager
+async def local_rig(folder: Path) -> AsyncGenerator[Rig]:
+    """Make the real local scheduler and runner in a folder."""
+    scheduler = LocalScheduler(make_cluster(run_dir=str(folder)), installation=INSTALLATION, python=sys.executable)
+    runner = LocalRunner(os.environ)
+    program = [RemoteFile(path=f"{folder}/{name}", data=data) for name, data in scheduler.files().items()]
+    assert isinstance(await runner.put(program, deadline_s=DEADLINE_S), Done)
+
+    def script(lasts_s: float, code: int) -> str:
+        return f"trap 'exit 143' TERM\nsleep {lasts_s} & wait $!\nexit {code}\n"
+
+    rig = Rig(scheduler=scheduler, runner=runner, run_dir=str(folder), make_script=script)
+    try:
+        yield rig
+    finally:
+        with anyio.CancelScope(shield=True):
+            await rig.clear()
+
+
+@asynccontextmanager
+async def simulated_rig(_folder: Path) -> AsyncGenerator[Rig]:
+    """Make the simulated ones, on real time."""
+    cluster = SimulatedCluster(now=anyio.current_time, queue_wait_s=0.05, round_trip_s=0.001, kill_wait_s=0.1)
+
+    def script(lasts_s: float, code: int) -> str:
+        return json.dumps({"lasts_s": lasts_s, "code": code})
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(cluster.live)
+        yield Rig(
+            scheduler=SimulatedScheduler(installation=INSTALLATION),
+            runner=cluster,
+            run_dir="/simulated",
+            make_script=script,
+        )
+        group.cancel_scope.cancel()
