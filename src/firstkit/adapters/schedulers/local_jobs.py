@@ -146,8 +146,9 @@ def supervise(path: str, job: Job, started: int) -> None:
         os.closerange(0, started)
         os.closerange(started + 1, 1024)
         null = os.open("/dev/null", os.O_RDWR)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
+        for number in (0, 1, 2):
+            os.dup2(null, number)
+            os.set_inheritable(number, True)
         os.chdir(os.path.dirname(job["script"]))
         signal.pthread_sigmask(signal.SIG_BLOCK, WAKING)  # taken one by one in wait(), so that none is lost
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -301,10 +302,12 @@ def list_jobs(folder: str) -> int:
 def note_loss(path: str, job: Job, now: float) -> None:
     """Write down that a job ended unseen (its supervisor was killed, the machine restarted), so that it is forgotten.
 
-    It belongs to this boot from now on, or it would be forgotten before anybody had a second look at it.
+    It belongs to this boot from now on, or it would be forgotten before anybody had a second look at it; its process
+    ids, which may be another's by now, go.
     """
+    kept = {key: value for key, value in job.items() if not key.startswith(("pid", "supervisor", "session"))}
     with contextlib.suppress(OSError):
-        write(path, {**job, "boot": boot_id(), "ended_at": now, "code": None, "why": "LOST"})
+        write(path, {**kept, "boot": boot_id(), "ended_at": now, "code": None, "why": "LOST"})
 
 
 def enforce_walltime(path: str, job: Job, now: float) -> None:

@@ -32,8 +32,7 @@ set -e
 {setup}
 # ---------------------------------------------------------------- the launcher takes this shell's place
 set +e
-exec {command}
-exit
+exec {command} || exit
 """
 
 
