@@ -17,6 +17,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LOG_LIMIT = 10_000_000
 READY_WITHIN_S = 30.0
 QUICK_S = 5.0
+LONGEST_PAUSE_S = 30.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -76,7 +77,10 @@ class Part:
 
 
 class Child:
-    """Run one part, again whenever it ends by itself; `failed` tells when it keeps ending at once."""
+    """Run one part, again whenever it ends by itself; `failed` tells when it keeps ending at once.
+
+    Whoever can do without the part for a while need not look at `failed`: it is tried for ever.
+    """
 
     def __init__(self, part: Part, *, logs: Path, say: Callable[[str], None]) -> None:
         self.part = part
@@ -170,9 +174,8 @@ class Child:
             self._quick = self._quick + 1 if time.monotonic() - began < QUICK_S else 0
             if self._quick >= 3:
                 self.failed.set()
-                return
             self._say(f"{self.part.name} ended with {code}; starting it again (see {self.log})")
-            await asyncio.sleep(0.2 * 2**self._quick)
+            await asyncio.sleep(min(LONGEST_PAUSE_S, 0.2 * 2 ** min(self._quick, 10)))
             self._process = await self._spawn()
 
     async def stop(self, *, within_s: float, number: int = signal.SIGTERM) -> bool:
