@@ -149,7 +149,7 @@ class Preparer:
         issued = authority.issue(
             name=door_name(job.id),
             address=cluster.link.address,
-            valid_s=(resources.walltime_s or 30 * 86400.0) + 86400.0,
+            valid_s=(resources.walltime_s or 400 * 86400.0) + 86400.0,
             server=True,
         )
         door = control.DirectDoor(host=cluster.link.address, ports=cluster.link.ports)

@@ -113,7 +113,7 @@ class Authority:
 
     def gateway_context(self) -> ssl.SSLContext:
         """Make the context with which a gateway dials doors: its own certificate, no other authority."""
-        issued = self.issue(name=GATEWAY, valid_s=30 * 86400, server=False)
+        issued = self.issue(name=GATEWAY, valid_s=400 * 86400, server=False)  # longer than a gateway runs; memory only
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_verify_locations(cadata=self.certificate.decode())
@@ -129,6 +129,17 @@ class Authority:
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Generator[None]:
     """Keep our other processes out: two at once would leave the key of one beside the certificate of the other."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    """Hold a lock on the folder: gateway and controller start together, and one of them makes the authority."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -126,7 +127,7 @@ def _put(files: Sequence[RemoteFile]) -> None:
         _make_private(target.parent)
         if _same(target, file):
             continue
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.new")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, file.mode)
         try:
             with os.fdopen(descriptor, "wb") as handle:
