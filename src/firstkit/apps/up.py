@@ -9,6 +9,7 @@ import fcntl
 import os
 import signal
 import socket
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,6 +225,13 @@ def _state_folder(path: Path) -> Path:
     data = path.absolute()
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = data.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
+            raise SiteError(
+                f"The state folder {data} is not yours alone: others could put their files in the place of yours; "
+                "choose another: make up DATA=/path",
+                code="state_folder_unsafe",
+            )
         (data / "run").mkdir(mode=0o700, exist_ok=True)
         probe = data / "run" / ".write"
         probe.write_bytes(b"x")
