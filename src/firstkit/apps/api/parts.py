@@ -55,7 +55,10 @@ class Checked(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What `Api` is given. `check` reads a document under a name with all its mistakes (ConfigError)."""
+    """What `Api` is given. `check` reads a document under a name with all its mistakes (ConfigError).
+
+    Nudges make everything fast; each `poll_s` seconds the store is asked all the same, since a nudge may be lost.
+    """
 
     store: Store
     thread: StoreThread
@@ -63,5 +66,6 @@ class Parts:
     read_catalog: Reader
     check: Callable[[str, str], Checked]
     monotonic: Callable[[], float]
-    poll_s: float = 1.0
+    poll_s: float = 2.0
+    watch_s: float = 1.0
     hold_limit_s: float = 25.0

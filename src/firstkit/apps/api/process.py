@@ -35,7 +35,7 @@ SOCKET = Path("run/api.sock")
 """Where the api listens, below the state folder."""
 
 _DRAIN_S = 5
-_PATH_LIMIT = 100  # sun_path holds 108 bytes, the last a NUL
+_PATH_LIMIT = 107  # sun_path holds 108 bytes, the last a NUL
 
 
 class _Server(uvicorn.Server):
@@ -162,7 +162,7 @@ def listening(path: Path) -> Generator[socket.socket]:
             code="path_too_long",
         )
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh = path.with_name(f".{os.getpid()}")  # no longer than the name that it gets
     fresh.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

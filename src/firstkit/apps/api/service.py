@@ -48,7 +48,7 @@ class Api:
             self.store, read_catalog=parts.read_catalog, monotonic=parts.monotonic, poll_s=parts.poll_s
         )
         self.feed = DesiredFeed(self.store, poll_s=parts.poll_s)
-        self.watch = Watch(self.store, self.memory, poll_s=parts.poll_s)
+        self.watch = Watch(self.store, self.memory, poll_s=parts.watch_s)
         self.app = self._app()
 
     def _app(self) -> FastAPI:

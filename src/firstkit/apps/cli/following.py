@@ -71,8 +71,8 @@ def _draw(listings: Iterator[list[Row]]) -> None:
     from rich.live import Live
 
     console = Console(highlight=False)
+    shown: list[tuple[float, Row]] = []
     with Live(console=console, refresh_per_second=4, get_renderable=lambda: _picture(shown)) as live:
-        shown: list[tuple[float, Row]] = []
         for rows in listings:
             now = time.monotonic()
             shown[:] = [(now, row) for row in rows]

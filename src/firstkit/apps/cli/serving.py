@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -22,6 +23,11 @@ CONFIG = click.option(
     required=True,
     help="Configuration file.",
 )
+
+
+def _keep_private() -> None:
+    """Have everything that a serving process makes be its user's alone."""
+    os.umask(0o077)
 
 
 @click.command("up")
@@ -47,6 +53,7 @@ def up_command(*, port: int | None, data: Path, engine: str, config: Path | None
     first up --port 9000 --engine vllm
     first up --config first.yaml --data /var/lib/firstkit
     """
+    _keep_private()
     from firstkit.apps.up import UpOptions, run_up
 
     return run_up(UpOptions(port=port, data=data, engine=engine, config=config))
@@ -76,6 +83,7 @@ def gateway_command(
     \b
     first gateway --config first.yaml --data /var/lib/firstkit
     """
+    _keep_private()
     from firstkit.apps.gateway import GatewayOptions, run_gateway
 
     return run_gateway(
@@ -102,6 +110,7 @@ def controller_command(*, config: Path, data: Path, retire_on_stop: bool) -> int
     \b
     first controller --config first.yaml --data /var/lib/firstkit
     """
+    _keep_private()
     from firstkit.apps.controller import ControllerOptions, run_controller
 
     return run_controller(ControllerOptions(config=config, data=data, retire_on_stop=retire_on_stop))
@@ -116,6 +125,7 @@ def api_command(*, config: Path, data: Path) -> None:
     \b
     first api --config first.yaml --data /var/lib/firstkit
     """
+    _keep_private()
     from firstkit.apps.api.process import run_api
 
     run_api(config, data)
