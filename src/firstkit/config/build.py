@@ -121,19 +121,22 @@ def build_deployment(name: str, given: sections.Deployment) -> catalog.Deploymen
     if given.cluster is not None:
         resources = _resources(given.resources or sections.Resources())
     scaling = given.scaling
+    bounds = catalog.Scaling(
+        min=scaling.min,
+        max=scaling.max,
+        in_flight=scaling.in_flight,
+        idle_s=scaling.idle,
+        linger_s=scaling.linger,
+    )
+    if given.cluster is None:  # it runs already, wanted or not
+        bounds = catalog.Scaling(min=1, max=1, in_flight=scaling.in_flight, idle_s=None)
     return catalog.Deployment(
         name=name,
         model=given.model,
         engine=build_engine(given.engine, walltime_s=resources.walltime_s if resources else None),
         cluster=given.cluster,
         resources=resources,
-        scaling=catalog.Scaling(
-            min=scaling.min,
-            max=scaling.max,
-            in_flight=scaling.in_flight,
-            idle_s=scaling.idle,
-            linger_s=scaling.linger,
-        ),
+        scaling=bounds,
         update=catalog.UpdateStyle(given.update),
     )
 
