@@ -100,7 +100,12 @@ class Installation:
     def wait_hot(self, *models: str, within_s: float = 60.0) -> None:
         """Wait until each of the models has an instance that serves, as a user can see."""
         self.wait_answering(within_s=within_s)
-        self.until(lambda: all(self.models()[model]["state"] == "hot" for model in models), within_s=within_s)
+
+        def hot() -> bool:
+            shown = self.models()
+            return all(model in shown and shown[model]["state"] == "hot" for model in models)
+
+        self.until(hot, within_s=within_s)
 
     def wait_answering(self, *, within_s: float = 30.0) -> None:
         """Wait until the gateway and the api answer."""
