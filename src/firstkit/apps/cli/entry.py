@@ -145,6 +145,9 @@ def run(arguments: Sequence[str]) -> int:
     except FirstError as error:
         _say(error.message)
         return 1
+    except ExceptionGroup as group:
+        _say(_of_tasks(group).message)
+        return 1
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package not in _SERVER_PACKAGES:
@@ -154,6 +157,17 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _of_tasks(group: ExceptionGroup[Exception]) -> FirstError:
+    """Find the one error of ours that ended the tasks of a process; anything else is a fault, and raised as it is."""
+    if len(group.exceptions) == 1:
+        (error,) = group.exceptions
+        if isinstance(error, FirstError):
+            return error
+        if isinstance(error, ExceptionGroup):
+            return _of_tasks(cast("ExceptionGroup[Exception]", error))
+    raise group
 
 
 def _sentence(text: str) -> str:
