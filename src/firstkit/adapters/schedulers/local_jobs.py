@@ -206,13 +206,7 @@ def run_script(job: Job, started: int, held: int) -> None:
         os.dup2(output, 1)
         os.dup2(output, 2)
         environment = dict(os.environ, FIRST_SCHEDULER_ID=job["id"])
-<<<<<<< Updated upstream
         os.execve("/bin/bash", ["bash", *login(job["script"]), job["script"]], environment)
-=======
-        with open(job["script"], "rb") as handle:
-            login = ["--login"] if handle.readline().rstrip().endswith(b" -l") else []
-        os.execve("/bin/bash", ["bash", *login, job["script"]], environment)
->>>>>>> Stashed changes
     except BaseException:  # noqa: BLE001 — nothing may return from the child
         os._exit(127)
 

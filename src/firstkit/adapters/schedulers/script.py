@@ -11,11 +11,7 @@ from firstkit.ports.scheduler import Submission
 FAILED = "setup.failed"
 OUTPUT = "job.out"
 _TEMPLATE = """\
-<<<<<<< Updated upstream
 #!/bin/bash{login}
-=======
-{shell}
->>>>>>> Stashed changes
 {header}
 umask 077
 cd {run_dir} || exit 1
@@ -45,22 +41,14 @@ def start_script(
 ) -> str:
     """Render start.sh; `directives` are the scheduler's own comment lines (#SBATCH, #PBS), right below the first.
 
-<<<<<<< Updated upstream
     `login`: in a login shell, as sites expect it that set up `module` and the like in their profiles.
-=======
-    Without either, nothing needs a login shell, whose profile may take its time, hang on a lock, or fail.
->>>>>>> Stashed changes
     """
     header = [
         *directives,
         f"# {submission.tag}: started by firstkit; what is started is described in job.json beside this file",
     ]
     return _TEMPLATE.format(
-<<<<<<< Updated upstream
         login=" -l" if login else "",
-=======
-        shell="#!/bin/bash -l" if setup.strip() or directives else "#!/bin/bash",
->>>>>>> Stashed changes
         header="\n".join(header),
         run_dir=shlex.quote(submission.run_dir),
         output=OUTPUT,
