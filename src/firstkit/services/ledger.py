@@ -19,7 +19,8 @@ MEMORY_S = 24 * 3600.0
 RECORDS_S = 7 * 24 * 3600.0
 """And this long in the store."""
 PRUNE_EVERY_S = 3600.0
-GATEWAY_LIVE_S = 5.0
+GATEWAY_LIVE_S = 15.0
+"""Longer than a store that is busy may hold up a heartbeat: whose row is older has nothing in flight any more."""
 RENEWALS_PER_TERM = 4
 
 
