@@ -12,7 +12,7 @@ from firstkit.core.job.record import JobState
 from firstkit.core.reasons import Reason
 from firstkit.core.topology import Heat
 from firstkit.testing.records import make_cluster, make_deployment
-from firstkit.testing.simulated_cluster import EngineManner
+from firstkit.testing.simulated_launcher import EngineManner
 from firstkit.testing.simulated_world import SimulatedWorld, simulated_world
 from firstkit.testing.virtual_time import virtually
 

@@ -72,6 +72,7 @@ class GatewayFeed:
         self._acked = -1
         self._hurry = False
         self._away = False
+        self._has_catalog = False
 
     @property
     def away(self) -> bool:
@@ -102,7 +103,7 @@ class GatewayFeed:
                 if self._away:
                     self._journal("store_back")
                 self._away = False
-                if not told_ready and self._seen.revision >= 0:
+                if not told_ready and self._has_catalog:
                     told_ready = True
                     ready()
             with anyio.move_on_after(1.0):
@@ -142,9 +143,12 @@ class GatewayFeed:
         """Take in a catalog; one that this version cannot read is said once and the known one stays."""
         self._seen.revision = revision.number
         try:
-            self._sinks.catalog(self._read_catalog(revision))
+            catalog = self._read_catalog(revision)
         except FirstError as error:
             self._journal("revision_unreadable", revision=revision.number, detail=error.message)
+            return
+        self._sinks.catalog(catalog)
+        self._has_catalog = True
 
     async def _tell(self) -> None:
         """Write the demand row when it has changed, has been acted on, or was written too long ago."""
@@ -154,8 +158,8 @@ class GatewayFeed:
         quiet = _outline(demand) == self._told and acked == self._acked and not self._hurry
         if quiet and now - self._told_at < HEARTBEAT_S:
             return
-        hurry, self._hurry = self._hurry, False
-        news = hurry or acked != self._acked
+        news = self._hurry or acked != self._acked
+        outline = _outline(demand)
         used = self._sinks.used_keys()
 
         def write() -> None:
@@ -163,8 +167,13 @@ class GatewayFeed:
             if used:
                 self._store.touch_keys(used)
 
-        await self._thread.call(write)
-        self._told, self._told_at, self._acked = _outline(demand), now, acked
+        self._hurry = False
+        try:
+            await self._thread.call(write)
+        except FirstError:
+            self._hurry = news  # nobody has been told yet
+            raise
+        self._told, self._told_at, self._acked = outline, now, acked
         if news:
             self._nudge("demand")
 

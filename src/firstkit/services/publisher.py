@@ -208,10 +208,14 @@ def _same(old: _Published, new: _Published) -> bool:
     """Tell whether a reader who lets time pass by itself would learn nothing from the new one."""
     if old.revision != new.revision or old.ends != new.ends or len(old.models) != len(new.models):
         return False
-    if [replace(one, ends_in_s=None) for one in old.routes] != [replace(one, ends_in_s=None) for one in new.routes]:
+    if old.routes != new.routes and _endless(old.routes) != _endless(new.routes):
         return False
     passed_s = new.at - old.at
     return all(_same_model(before, after, passed_s) for before, after in zip(old.models, new.models, strict=True))
+
+
+def _endless(found: Sequence[Route]) -> list[Route]:
+    return [replace(one, ends_in_s=None) for one in found]
 
 
 def _same_model(old: ModelStatus, new: ModelStatus, passed_s: float) -> bool:

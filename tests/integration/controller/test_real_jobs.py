@@ -204,16 +204,23 @@ async def test_an_engine_comes_up_is_adopted_by_the_next_controller_and_ends_wit
 
 
 async def test_an_engine_that_is_killed_is_started_again(tmp_path: Path) -> None:
-    async with installation(tmp_path, engine(tmp_path)) as one, StoreThread() as thread:
-        async with anyio.create_task_group() as group:
-            group.start_soon(lambda: one.compose(thread).run(ready=lambda: None))
-            await one.until(one.routes)
-            first = one.routes()[0].instance
-            await anyio.to_thread.run_sync(kill_engine, str(tmp_path / "engine.py"))
-            await one.until(lambda: one.routes() and one.routes()[0].instance != first)
-            ended = next(job for job in one.jobs() if job.state is JobState.ENDED)
-            assert ended.reason is Reason.ENGINE_EXIT
-            group.cancel_scope.cancel()
+    async with (
+        installation(tmp_path, engine(tmp_path)) as one,
+        StoreThread() as thread,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(lambda: one.compose(thread).run(ready=lambda: None))
+        await one.until(one.routes)
+        first = one.routes()[0].instance
+        await anyio.to_thread.run_sync(kill_engine, str(tmp_path / "engine.py"))
+        await one.until(lambda: one.routes() and one.routes()[0].instance != first)
+        ended = next(job for job in one.jobs() if job.state is JobState.ENDED)
+        assert ended.reason is Reason.ENGINE_EXIT
+        group.cancel_scope.cancel()
+
+
+def read_json(path: str) -> dict[str, Any]:
+    return json.loads(Path(path).read_text())
 
 
 def is_there(path: str) -> bool:
@@ -287,5 +294,5 @@ async def test_what_lies_on_the_cluster_is_private_and_readable_to_its_owner(tmp
             group.cancel_scope.cancel()
         (job,) = one.jobs()
         assert readable_to_others(job.run_dir) == []
-        assert json.loads(Path(f"{job.run_dir}/job.json").read_text())["job"] == job.id
+        assert read_json(f"{job.run_dir}/job.json")["job"] == job.id
         assert is_there(f"{job.run_dir}/claim")

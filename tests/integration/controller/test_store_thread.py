@@ -101,7 +101,7 @@ async def test_what_was_cancelled_before_its_turn_is_not_done_at_the_end() -> No
             async with anyio.create_task_group() as group:
                 group.start_soon(thread.call, slow)
                 await anyio.to_thread.run_sync(begun.wait, 20)
-                group.start_soon(thread.call, done.append, "later")
+                group.start_soon(lambda: thread.call(done.append, "later"))
                 await anyio.sleep(0.01)
                 group.cancel_scope.cancel()
             threading.Timer(0.05, go_on.set).start()

@@ -2,6 +2,7 @@
 """What changes for one deployment: starts, drains, replacements, and the verdict people see."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,7 @@ def test_after_a_failure_one_is_tried_at_a_time() -> None:
         ({"blocked": Reason.LINGERING}, Reason.LINGERING),
     ],
 )
-def test_what_forbids_a_start_is_the_verdict(fields: dict[str, object], verdict: Reason) -> None:
+def test_what_forbids_a_start_is_the_verdict(fields: dict[str, Any], verdict: Reason) -> None:
     changes = decide(situation(count=1, **fields))
     assert (changes.start, changes.verdict) == (0, verdict)
     assert decide(situation(one("a"), count=1, **fields)).verdict is Reason.DEMAND
@@ -168,10 +169,10 @@ def test_old_instances_that_nobody_needs_or_that_still_load_go_at_once() -> None
 
 def test_a_roll_without_room_lets_one_old_instance_make_room() -> None:
     olds = [one("a", old=True), one("bb", old=True)]
-    full = {"count": 2, "room": 0, "crowded": True}
-    assert len(decide(situation(*olds, **full)).drains) == 1  # pyright: ignore[reportArgumentType]
+    full: dict[str, Any] = {"count": 2, "room": 0, "crowded": True}
+    assert len(decide(situation(*olds, **full)).drains) == 1
     leaving = [replace(olds[1], state=S.DRAINING)]
-    assert not decide(situation(olds[0], *leaving, **full)).drains  # pyright: ignore[reportArgumentType]
+    assert not decide(situation(olds[0], *leaving, **full)).drains
 
 
 def test_a_limit_that_only_time_lifts_does_not_end_what_serves() -> None:
