@@ -181,6 +181,17 @@ def test_desired_is_what_the_controller_last_set(store: SqlStore, another: SqlSt
     assert another.desired("j-1") == (2, b'{"stop_job":true}')
 
 
+def test_newer_desired_documents_are_those_of_the_jobs_asked_for_alone(store: SqlStore, term: Term) -> None:
+    jobs = [f"j-{number}" for number in range(1200)]
+    for job in jobs[::100]:
+        store.set_desired(term, job=job, version=3, document=job.encode())
+    assert store.desired_newer({}) == []
+    assert store.desired_newer(dict.fromkeys(jobs, 3)) == []
+    newer = store.desired_newer(dict.fromkeys(jobs, 2) | {"j-100": 3, "j-none": 0})
+    assert sorted(newer) == sorted((job, 3, job.encode()) for job in jobs[::100] if job != "j-100")
+
+
+
 def test_a_jobs_token_is_known_until_the_job_is_forgotten(store: SqlStore, term: Term) -> None:
     assert store.job_token_digest("j-1") is None
     store.save(term, jobs=[JOB])
