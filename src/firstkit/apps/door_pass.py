@@ -13,7 +13,7 @@ from firstkit.core.errors import FirstError
 from firstkit.core.topology import Route
 
 RENEW_EVERY_S = 7 * 86400.0
-"""A quarter of the time for which the authority issues it."""
+"""The authority issues it for 400 days: longer than most gateways run, and this is for those that run longer."""
 AGAIN_S = 60.0
 
 

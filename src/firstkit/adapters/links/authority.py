@@ -137,17 +137,6 @@ def _alone_in(folder: Path) -> Generator[None]:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Generator[None]:
-    """Hold a lock on the folder: gateway and controller start together, and one of them makes the authority."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _general_name(address: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(address))
