@@ -182,3 +182,16 @@ async def test_a_cancellation_while_the_cluster_is_out_of_reach_is_done_when_it_
         assert world.clusters["local"].live_jobs()
         world.clusters["local"].faults.unreachable = False
         await world.until(lambda: not world.clusters["local"].live_jobs(), within_s=200)
+
+
+@virtually
+async def test_a_cluster_that_cannot_be_reached_is_said_once_and_that_it_is_back_too(tmp_path: Path) -> None:
+    async with simulated_world(tmp_path) as world:
+        await started(world)
+        world.clusters["local"].faults.unreachable = True
+        await world.advance(120)
+        assert [facts["cluster"] for facts in world.events("cluster_trouble")] == ["local"]
+        assert not world.events("cluster_well")
+        world.clusters["local"].faults = Faults()
+        await world.advance(120)
+        assert len(world.events("cluster_well")) == 1

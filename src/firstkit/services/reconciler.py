@@ -100,6 +100,7 @@ class Reconciler:
         self._now = 0.0
         self._retiring_s: float | None = None
         self._trouble = ""
+        self._troubles: dict[str, str] = {}
         self._use(World(jobs=[], instances=[], starts=[]))
 
     def _use(self, world: World) -> None:
@@ -180,6 +181,17 @@ class Reconciler:
         else:
             self._p.journal("ticking_again")
 
+    def _note_troubles(self) -> None:
+        """Say once what a cluster refuses or how it cannot be reached, and once that it does as it is asked again."""
+        troubles = self._workers.troubles()
+        for name in self._troubles.keys() | troubles.keys():
+            if self._troubles.get(name) != troubles.get(name):
+                if name in troubles:
+                    self._p.journal("cluster_trouble", cluster=name, detail=troubles[name])
+                else:
+                    self._p.journal("cluster_well", cluster=name)
+        self._troubles = troubles
+
     async def _take_over(self) -> None:
         """Wait for the term, then take in everything: a restart re-adopts what runs."""
         while True:
@@ -220,6 +232,7 @@ class Reconciler:
         self._intake.orphans.clear()
         await self._ledger.save(self._world, check=bool(self._begun or self._cancels))
         self._act()
+        self._note_troubles()
         await self._publish(views, overrides)
         self._forget()
         await self._ledger.prune(self._now)
