@@ -78,7 +78,7 @@ format: dev ## format the code and mend what the linter can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-test: dev debian vllm-env-if-offered ## install what the tests need and run all of them
+test: dev debian vllm-env-if-offered node-clients-if-offered ## install what the tests need and run all of them
 	@$(BIN)/pytest $(ARGS)
 
 debian:
@@ -87,6 +87,16 @@ debian:
 .PHONY: vllm-env-if-offered
 vllm-env-if-offered: dev
 	@$(MAKE) vllm-env || echo "first: going on without vLLM; its tests will be skipped"
+
+NODE_CLIENTS := tests/node/node_modules/.package-lock.json
+.PHONY: node-clients-if-offered
+node-clients-if-offered: debian
+	@$(MAKE) $(NODE_CLIENTS) || echo "first: going on without the clients for Node; their tests will be skipped"
+
+$(NODE_CLIENTS): tests/node/package.json tests/node/package-lock.json
+	@echo "first: installing the official clients for Node"
+	@cd tests/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
 
 # ------------------------------------------------------------------------------------------------- benchmarks
 .PHONY: bench

@@ -3,7 +3,8 @@
 
 The last user message holds words such as `tokens=20 every=0.1`: how many tokens, and the seconds between two; `first=S`
 waits before the head, `break=N` breaks the connection after N tokens, `die=N` ends the whole process then, `status=503`
-answers with that status. `GET /seen` returns every request as it came, byte for byte. Token i of an answer is `w<i> `.
+answers with that status, `says=TEXT` begins with it, `call=F` calls the tool F (chat alone). `GET /seen` returns every
+request as it came, byte for byte. Token i of an answer is `w<i> `.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import Any
 
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
 
+_CHUNK: dict[str, Any] = {"id": "c1", "object": "chat.completion.chunk", "created": 1}
+
 
 class Wish:
     """What a request's text asks for."""
@@ -36,6 +39,7 @@ class Wish:
         self.die_after = int(words["die"]) if "die" in words else None
         self.status = int(words.get("status", "200"))
         self.says = words.get("says", "")
+        self.call = words.get("call", "")
         self.stream = bool(body.get("stream"))
         self.usage = bool((body.get("stream_options") or {}).get("include_usage"))
 
@@ -118,7 +122,10 @@ class PacedEngine:
                 self._perhaps_die(wish, number)
                 await asyncio.sleep(wish.every_s)
             text = wish.says + "".join(f"w{number} " for number in range(wish.tokens))
-            answer = json.dumps(_whole(path, self.name, text, wish.tokens)).encode()
+            whole = _whole(path, self.name, text, wish.tokens)
+            if wish.call:
+                whole["choices"][0]["message"]["tool_calls"] = _calls(wish.call)
+            answer = json.dumps(whole).encode()
             if wish.break_after is not None:
                 writer.write(_head(200, "application/json", f"content-length: {len(answer)}") + answer[:20])
                 await writer.drain()
@@ -141,6 +148,9 @@ class PacedEngine:
             if writer.transport.is_closing():
                 raise ConnectionError
             await asyncio.sleep(wish.every_s)
+        if wish.call:
+            choice = {"index": 0, "delta": {"tool_calls": _calls(wish.call)}, "finish_reason": "tool_calls"}
+            _write_chunk(writer, _event(_CHUNK | {"model": self.name, "choices": [choice]}))
         for event in _closing(path, self.name, wish):
             _write_chunk(writer, event)
         writer.write(b"0\r\n\r\n")
@@ -223,7 +233,12 @@ def _token(path: str, model: str, text: str) -> bytes:
         choice: dict[str, Any] = {"index": 0, "text": text, "finish_reason": None}
         return _event({"id": "c1", "object": "text_completion", "created": 1, "model": model, "choices": [choice]})
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
-    return _event({"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": model, "choices": [choice]})
+    return _event(_CHUNK | {"model": model, "choices": [choice]})
+
+
+def _calls(name: str) -> list[dict[str, Any]]:
+    function = {"name": name, "arguments": '{"city": "Rome"}'}
+    return [{"index": 0, "id": "call_1", "type": "function", "function": function}]
 
 
 def _closing(path: str, model: str, wish: Wish) -> list[bytes]:
@@ -238,8 +253,7 @@ def _closing(path: str, model: str, wish: Wish) -> list[bytes]:
         return [_event({"type": name, "sequence_number": 2, "response": response}, name)]
     more: list[bytes] = []
     if wish.usage:
-        chunk = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": model, "choices": []}
-        more = [_event(chunk | {"usage": _usage(wish.tokens)})]
+        more = [_event(_CHUNK | {"model": model, "choices": [], "usage": _usage(wish.tokens)})]
     return [*more, _event("[DONE]")]
 
 
