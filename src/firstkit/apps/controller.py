@@ -7,7 +7,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,10 @@ from firstkit.adapters.engines.registry import load_engines
 from firstkit.adapters.launcher_zip import build
 from firstkit.adapters.links.authority import Authority
 from firstkit.adapters.probe import HttpProbe
-from firstkit.adapters.runners.local import LocalRunner
-from firstkit.adapters.schedulers.local import LocalScheduler
 from firstkit.adapters.store import SqlStore, migrate_store, open_store
 from firstkit.adapters.store.nudge import open_nudge
 from firstkit.adapters.telemetry.journal import Journal, start_logging
+from firstkit.apps.clusters import runner_for, scheduler_for
 from firstkit.config.environment import read_environment
 from firstkit.config.loading import Loaded, catalog_from_document, load
 from firstkit.core.catalog import Cluster
@@ -155,8 +153,8 @@ class _Controller:
         def worker(cluster: Cluster, deliver: Callable[[Happening], None]) -> ClusterWorker:
             return ClusterWorker(
                 cluster=cluster.name,
-                scheduler=LocalScheduler(cluster, installation=installation, python=sys.executable),
-                runner=LocalRunner(os.environ),
+                scheduler=scheduler_for(cluster, installation=installation),
+                runner=runner_for(cluster),
                 clock=self._clock,
                 deliver=deliver,
             )

@@ -10,7 +10,6 @@ _BITS = 5
 
 JobId = str
 InstanceId = str
-RequestId = str
 NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 """Names of clusters and deployments."""
 TAG = re.compile(r"first-(?P<installation>[0-9a-z]{8})-(?P<job>j-[0-9a-z]{12})")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from firstkit.core.catalog import Cluster, Resources
+from firstkit.core.catalog import Resources
 from firstkit.core.reasons import Reason
 from firstkit.ports.runner import Command, Result
 
@@ -107,9 +107,3 @@ class Scheduler(Protocol):
     def cancel(self, scheduler_ids: Sequence[str]) -> list[Command]:
         """Build the cancellation; cancelling an ended job is no error."""
         ...
-
-
-class SchedulerFactory(Protocol):
-    """Make a dialect for one cluster."""
-
-    def __call__(self, cluster: Cluster, *, installation: str) -> Scheduler: ...
