@@ -421,3 +421,20 @@ async def test_a_removed_cluster_is_looked_at_until_its_jobs_have_ended(tmp_path
         commands = world.clusters["old"].commands
         await world.advance(200)
         assert world.clusters["old"].commands <= commands + 1
+
+
+@virtually
+async def test_a_cluster_that_changes_while_things_are_under_way_loses_none_of_them(tmp_path: Path) -> None:
+    async with simulated_world(tmp_path) as world:
+        deployment = make_deployment(scaling=Scaling(min=6, max=6))
+        world.apply(deployment, clusters=[make_cluster()])
+        world.clusters["local"].faults.unreachable = True
+        await world.start()
+        for number in range(5):
+            limits = ClusterLimits(jobs=100 + number)
+            world.apply(deployment, clusters=[make_cluster(limits=limits)])
+            await world.advance(30)
+        world.clusters["local"].faults.unreachable = False
+        await world.until(lambda: len(world.routes()) == 6, within_s=900)
+        await world.advance(150)
+        assert len(world.clusters["local"].live_jobs()) == 6
