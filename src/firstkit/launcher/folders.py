@@ -110,6 +110,13 @@ def free_port(promised: Set[int]) -> int:
             return port
 
 
+def remove_leftovers(places: Places) -> None:
+    """Remove what an engine has kept for itself (compiled code, prompts maybe), so that only logs and reports stay."""
+    for path in (places.work, places.home, places.cache, places.tmp, places.short):
+        if path is not None:
+            remove_tree(path)
+
+
 def remove_tree(path: str) -> None:
     """Remove a folder of ours with all it holds; what cannot be removed stays."""
     import shutil  # noqa: PLC0415  20 ms that the start of the engine need not wait for

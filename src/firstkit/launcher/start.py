@@ -12,7 +12,7 @@ from typing import List, Optional, Sequence, Set
 from .claim import AlreadyClaimed, claim, identify
 from .documents import InstanceSpec, JobRefused, JobSpec, read_job
 from .environment import engine_environment, expand
-from .folders import Places, free_port, make_places, remove_tree, unreadable, write_private
+from .folders import Places, free_port, make_places, remove_leftovers, unreadable, write_private
 from .guard import Guard, post_guard
 from .handover import Handover, Started
 from .processes import Prctl, age_s, start
@@ -75,8 +75,8 @@ def main(argv: Sequence[str]) -> int:
         )
     )
     for one in started:
-        if one.places is not None and one.places.short is not None:
-            remove_tree(one.places.short)
+        if one.places is not None:
+            remove_leftovers(one.places)
     guard.dismiss()
     with contextlib.suppress(ChildProcessError):
         os.waitpid(guard.pid, 0)

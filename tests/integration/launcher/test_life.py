@@ -67,10 +67,20 @@ def test_the_status_says_which_start_of_which_job_it_is_and_counts_up(node: Any)
 def test_only_the_owner_can_read_what_a_job_writes(node: Any) -> None:
     job = node.launch(node.engine("WellBehavedEngine"))
     job.until("READY")
+    for also in ({"status.json", "home", "cache"}, {"exit.json"}):
+        written = [path for path in job.run_dir.rglob("*") if path.name not in ("job.json", "control.key")]
+        assert {"claim", "engine.log", "launcher.log"} | also <= {path.name for path in written}
+        assert [path for path in written if stat.S_IMODE(path.lstat().st_mode) & 0o077] == []
+        job.end()
+
+
+def test_of_what_an_engine_kept_for_itself_nothing_stays(node: Any) -> None:
+    job = node.launch(node.engine("WellBehavedEngine"))
+    job.until("READY")
+    for name in ("home", "cache", "work"):
+        (job.run_dir / "i-a" / name / "prompts").mkdir(mode=0o500)
     job.end()
-    written = [path for path in job.run_dir.rglob("*") if path.name not in ("job.json", "control.key")]
-    assert {"claim", "status.json", "engine.log", "home", "launcher.log"} <= {path.name for path in written}
-    assert [path for path in written if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
+    assert sorted(path.name for path in (job.run_dir / "i-a").iterdir()) == ["engine.log", "exit.json"]
 
 
 def test_a_second_start_ends_at_once_and_touches_nothing(node: Any) -> None:
