@@ -260,14 +260,14 @@ def _closing(path: str, model: str, wish: Wish) -> list[bytes]:
 async def _run(options: argparse.Namespace, key: str) -> None:
     engine = PacedEngine(options.name, key=key)
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    loop.add_signal_handler(signal.SIGINT, stop.set)
     until = time.monotonic() + options.load_s
     steps = 10
     for step in range(1, steps + 1):
         await asyncio.sleep(max(0.0, until - time.monotonic()) / (steps - step + 1))
         print(f"loading {100 * step // steps}%", flush=True)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, stop.set)
     if options.socket:
         server = await asyncio.start_unix_server(engine.serve, options.socket)
     else:
