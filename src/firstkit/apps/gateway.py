@@ -167,6 +167,11 @@ class _Gateway:
                 if self._options.ready_fd is not None:
                     with anyio.move_on_after(PICTURE_PATIENCE_S):
                         await self._known.wait()
+                    if not self._dispatcher.ready:
+                        raise SiteError(
+                            "This gateway cannot read the catalog, so it does not take over; its log says why.",
+                            code="no_catalog",
+                        )
                 await self._plane.listen(public)
                 leave_address(self._data, public, tls=gateway.tls is not None)
                 if admin is not None:

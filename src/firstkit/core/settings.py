@@ -30,7 +30,7 @@ class Listen:
 class GatewaySettings:
     """Everything the data plane is told; durations in seconds, sizes in bytes.
 
-    `queue` and `queue_per_principal` bound the waiting requests of each model and class. `batch_reserve` is the share of
+    `queue` and `queue_per_principal` bound the waiting requests of each model and class. `batch_reserve` is the part of
     every instance's in-flight cap that batch requests leave free for interactive ones.
     """
 
