@@ -191,7 +191,6 @@ def test_newer_desired_documents_are_those_of_the_jobs_asked_for_alone(store: Sq
     assert sorted(newer) == sorted((job, 3, job.encode()) for job in jobs[::100] if job != "j-100")
 
 
-
 def test_a_jobs_token_is_known_until_the_job_is_forgotten(store: SqlStore, term: Term) -> None:
     assert store.job_token_digest("j-1") is None
     store.save(term, jobs=[JOB])

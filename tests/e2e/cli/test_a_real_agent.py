@@ -42,7 +42,12 @@ def test_an_agent_answers_with_the_model_of_this_machine(
         [str(continue_cli), "--config", str(tmp_path / ".continue" / "config.yaml"), "-p", "Say hello in one word."],
         cwd=work,
         env=environment()
-        | {"HOME": str(tmp_path), "CONTINUE_CLI_ENABLE_TELEMETRY": "0", "DO_NOT_TRACK": "1", "PATH": os.environ["PATH"]},
+        | {
+            "HOME": str(tmp_path),
+            "CONTINUE_CLI_ENABLE_TELEMETRY": "0",
+            "DO_NOT_TRACK": "1",
+            "PATH": os.environ["PATH"],
+        },
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
