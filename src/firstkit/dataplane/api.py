@@ -206,6 +206,7 @@ class ApiExchange:
         self._relay = Relay(conn, Dialect.OPENAI, events=False)
         self._relay.open(reply, self._extra(), payload, done=done, now=now)
         if done:
+            conn.write(self._relay.last)
             self._end()
         elif conn.slow:
             self.client_slow()
@@ -223,6 +224,7 @@ class ApiExchange:
         if self._relay is not None:
             self._relay.payload(payload, framed, done=done, now=now)
             if done:
+                conn.write(self._relay.last)
                 self._end()
 
     def lost(self, why: str) -> None:

@@ -85,6 +85,16 @@ class Body:
             self._write_out(ready)
         return True
 
+    def take(self, whole: bytes) -> bool:
+        """Take a whole body at once, if there is memory for it; False, and nothing done, when there is not."""
+        account, size = self._account, len(whole)
+        if account.memory + size > account.memory_limit:
+            return False
+        account.memory += size
+        self.size = self._charged = size
+        self._data = whole
+        return True
+
     def complete(self) -> bool:
         """Tell whether everything taken is in its place (False: `ready` is still to be called)."""
         return not self._writing

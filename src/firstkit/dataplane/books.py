@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from firstkit.core.request import AttemptRecord, Outcome, RequestClass, Usage
 from firstkit.ports.telemetry import Count, Spread, Telemetry
@@ -14,6 +15,7 @@ from firstkit.services.admission import Admission
 
 if TYPE_CHECKING:
     from firstkit.dataplane.attempt import Attempt
+    from firstkit.dataplane.connection import Connection
     from firstkit.dataplane.exchange import InferenceExchange
     from firstkit.dataplane.relay import Relay
 
@@ -58,15 +60,96 @@ class _ModelCells:
         self.gap: Spread = telemetry.spread("first_token_gap_seconds", model=model)
 
 
-class Books:
-    """Writes each attempt up once."""
+class _Entry(NamedTuple):
+    """One attempt that is over. `conn` is free once `last` has been sent to it; None for what is not the end."""
 
-    def __init__(self, telemetry: Telemetry, *, admission: Admission, records: Callable[[AttemptRecord], None]) -> None:
+    exchange: InferenceExchange
+    attempt: Attempt | None
+    number: int
+    outcome: Outcome
+    status: int
+    error_code: str
+    ended: bool
+    now: float
+    conn: Connection | None
+    last: bytes
+
+
+class Books:
+    """Writes each attempt up once, all that end in one turn of the loop together.
+
+    The last bytes of an answer leave after its record has been written, so what a client has seen whole is on disk.
+    """
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        admission: Admission,
+        records: Callable[[Sequence[AttemptRecord]], None],
+    ) -> None:
         self._telemetry = telemetry
+        self._loop = loop
         self._admission = admission
         self._records = records
         self._models: dict[str, _ModelCells] = {}
         self._refusals: dict[str, Count] = {}
+        self._entries: list[_Entry] = []
+
+    def settle(
+        self,
+        exchange: InferenceExchange,
+        attempt: Attempt | None,
+        outcome: Outcome,
+        status: int,
+        error_code: str,
+        conn: Connection | None,
+        last: bytes,
+    ) -> None:
+        """Write up how a request ended, then send the last bytes of its answer and free its connection.
+
+        `attempt` None with earlier ones: it came to no further one.
+        """
+        if attempt is not None:
+            number = attempt.number
+        else:
+            number = exchange.last_number + 1 if exchange.last_number else 0
+        if not self._entries:
+            self._loop.call_soon(self.flush)
+        self._entries.append(
+            _Entry(exchange, attempt, number, outcome, status, error_code, True, time.monotonic(), conn, last)  # noqa: FBT003
+        )
+
+    def retried(self, exchange: InferenceExchange, attempt: Attempt, *, status: int, error_code: str) -> None:
+        """Write up an attempt after which another is made."""
+        if not self._entries:
+            self._loop.call_soon(self.flush)
+        now = time.monotonic()
+        self._entries.append(
+            _Entry(exchange, attempt, attempt.number, Outcome.RETRIED, status, error_code, False, now, None, b"")  # noqa: FBT003
+        )
+
+    def flush(self) -> None:
+        """Write up what has ended since the last time (called by the loop)."""
+        entries, self._entries = self._entries, []
+        written: list[AttemptRecord] = []
+        for entry in entries:
+            try:
+                self._write_up(entry, written)
+            except Exception:
+                log.exception("an attempt could not be written up")
+        if written:
+            try:
+                self._records(written)
+            except OSError:
+                log.exception("attempts could not be recorded")
+        for entry in entries:
+            conn = entry.conn
+            if conn is not None:
+                if entry.last:
+                    conn.write(entry.last)
+                conn.finished()
 
     def refused(self, code: str) -> None:
         """Count an error of the gateway's own."""
@@ -79,98 +162,67 @@ class Books:
         """Count an answer of the api."""
         self._telemetry.count("first_api_requests_total", status=f"{status // 100}xx").value += 1
 
-    def write(
-        self,
-        exchange: InferenceExchange,
-        attempt: Attempt | None,
-        outcome: Outcome,
-        *,
-        status: int,
-        ended: bool,
-        error_code: str,
-    ) -> None:
-        """Write up an attempt, or a request that had none; `attempt` None with earlier ones: it came to no further one."""
-        intake = exchange.intake
-        principal = intake.principal
-        if outcome is Outcome.REJECTED:
-            self.refused(error_code)
+    def _write_up(self, entry: _Entry, written: list[AttemptRecord]) -> None:
+        exchange = entry.exchange
+        principal = exchange.principal
+        if entry.outcome is Outcome.REJECTED:
+            self.refused(entry.error_code)
         if principal is None:
             return  # nobody whose request it was: counted, not kept
-        now = time.monotonic()
-        relay = exchange.relay if ended else None
-        usage = relay.usage() if relay is not None and attempt is not None else _NO_USAGE
-        entry = _entry(exchange, attempt, relay, usage, outcome, status, ended=ended, error_code=error_code, now=now)
-        try:
-            self._records(entry)
-        except OSError:
-            log.exception("an attempt could not be recorded")
-        if ended and (usage.input_tokens or usage.output_tokens):
+        relay = exchange.relay if entry.ended and entry.attempt is not None else None
+        usage = relay.usage() if relay is not None else _NO_USAGE
+        record = _record(entry, relay, usage)
+        written.append(record)
+        if usage is not _NO_USAGE:
             tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
-            self._admission.charge(principal.subject, tokens, now)
+            if tokens:
+                self._admission.charge(principal.subject, tokens, entry.now)
         if exchange.facts is not None:
-            self._measure(entry, usage)
+            self._measure(record, usage)
 
-    def _measure(self, entry: AttemptRecord, usage: Usage) -> None:
-        cells = self._models.get(entry.model)
+    def _measure(self, record: AttemptRecord, usage: Usage) -> None:
+        cells = self._models.get(record.model)
         if cells is None:
-            cells = self._models[entry.model] = _ModelCells(self._telemetry, entry.model)
-        outcome = entry.outcome.value
-        if entry.instance:
-            key = (entry.cluster, outcome)
+            cells = self._models[record.model] = _ModelCells(self._telemetry, record.model)
+        outcome = record.outcome.value
+        if record.instance:
+            key = (record.cluster, outcome)
             cell = cells.attempts.get(key)
             if cell is None:
                 cell = self._telemetry.count(
-                    "first_attempts_total", model=entry.model, cluster=entry.cluster, outcome=outcome
+                    "first_attempts_total", model=record.model, cluster=record.cluster, outcome=outcome
                 )
                 cells.attempts[key] = cell
             cell.value += 1
-        if not entry.ended:
+            cells.wait.observe(record.waited_s)
+        if not record.ended:
             return
-        key = (entry.path, outcome)
+        key = (record.path, outcome)
         cell = cells.requests.get(key)
         if cell is None:
-            cell = self._telemetry.count("first_requests_total", model=entry.model, path=entry.path, outcome=outcome)
+            cell = self._telemetry.count("first_requests_total", model=record.model, path=record.path, outcome=outcome)
             cells.requests[key] = cell
         cell.value += 1
-        cells.received.value += entry.request_bytes
-        cells.sent.value += entry.response_bytes
-        cells.seconds.observe(entry.total_s)
-        if entry.instance:
-            cells.wait.observe(entry.waited_s)
-        if entry.first_token_s is not None:
-            cells.ttft.observe(entry.first_token_s)
-            cells.events.value += entry.chunks
-        if entry.gap_mean_s is not None:
-            cells.gap.observe(entry.gap_mean_s)
+        cells.received.value += record.request_bytes
+        cells.sent.value += record.response_bytes
+        cells.seconds.observe(record.total_s)
+        if record.first_token_s is not None:
+            cells.ttft.observe(record.first_token_s)
+            cells.events.value += record.chunks
+        if record.gap_mean_s is not None:
+            cells.gap.observe(record.gap_mean_s)
         if usage is not _NO_USAGE:
             cells.given.value += usage.input_tokens or 0
             cells.made.value += usage.output_tokens or 0
             cells.cached.value += usage.cached_tokens or 0
 
 
-def _entry(
-    exchange: InferenceExchange,
-    attempt: Attempt | None,
-    relay: Relay | None,
-    usage: Usage,
-    outcome: Outcome,
-    status: int,
-    *,
-    ended: bool,
-    error_code: str,
-    now: float,
-) -> AttemptRecord:
-    intake, facts, start = exchange.intake, exchange.facts, exchange.started_at
-    prepared = exchange.head.prepared
-    principal, read = intake.principal, intake.read
+def _record(entry: _Entry, relay: Relay | None, usage: Usage) -> AttemptRecord:
+    exchange, attempt, number, outcome, status, error_code, ended, now, _, _ = entry
+    principal, facts, read, start = exchange.principal, exchange.facts, exchange.read, exchange.started_at
+    prepared, kept = exchange.head.prepared, exchange.kept
     meter = relay.meter if relay is not None else None
     route = attempt.route if attempt is not None else None
-    if attempt is not None:
-        number = attempt.number
-        waited_s = attempt.granted_at - start
-    else:
-        number = exchange.last_number + 1 if exchange.last_number else 0
-        waited_s = now - start
     first_byte_at = attempt.first_byte_at if attempt is not None else None
     first_token_at = meter.first_token_at if meter is not None else None
     gaps = meter.gaps if meter is not None else 0
@@ -195,13 +247,13 @@ def _entry(
         error_code=error_code,
         decision=attempt.decision if attempt is not None else "",
         usage=usage,
-        waited_s=waited_s,
+        waited_s=(attempt.granted_at if attempt is not None else now) - start,
         first_byte_s=first_byte_at - start if first_byte_at is not None else None,
         first_token_s=first_token_at - start if first_token_at is not None else None,
         total_s=now - start,
         gap_max_s=meter.gap_max_s if meter is not None and gaps else None,
         gap_mean_s=meter.gap_sum_s / gaps if meter is not None and gaps else None,
         chunks=meter.chunks if meter is not None else 0,
-        request_bytes=intake.body.size if intake.body is not None else 0,
+        request_bytes=kept.size if kept is not None else 0,
         response_bytes=relay.body_bytes if relay is not None else 0,
     )

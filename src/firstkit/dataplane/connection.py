@@ -57,6 +57,7 @@ class Connection(asyncio.Protocol):
         "_pull_paused",
         "_received",
         "_turning",
+        "_whole",
         "admin",
         "closed",
         "due",
@@ -96,6 +97,7 @@ class Connection(asyncio.Protocol):
         self._lingering = False
         self._received = 0
         self._turning = False
+        self._whole: bytes | None = None
         self._pull_paused = False
 
     # ------------------------------------------------------------------------------------------ called by the loop
@@ -177,13 +179,24 @@ class Connection(asyncio.Protocol):
 
     # ------------------------------------------------------------------------------------------ for the exchange
 
-    def read_body(self) -> None:
-        """Ask for the body: from now on `body` and `body_end` are called."""
-        reader = self.reader
+    def take_whole(self) -> bytes | None:
+        """Take the whole body, if it came together with its head, as most do."""
+        whole, self._whole = self._whole, None
+        return whole
+
+    def read_body(self, whole: bytes | None = None) -> None:
+        """Ask for the body: from now on `body` and `body_end` are called. `whole` is what has been taken, if it was."""
         exchange = self.exchange
         if exchange is None:
             return
-        if reader is None:
+        if whole is None:
+            whole = self.take_whole()
+        if whole is not None:
+            exchange.body(whole)
+            if self.exchange is exchange:
+                exchange.body_end()
+            return
+        if self.reader is None:
             exchange.body_end()
             return
         self.wants_body = True
@@ -231,6 +244,7 @@ class Connection(asyncio.Protocol):
         """Say that the answer has been written; the next request may come."""
         self.exchange = None
         self.head = None
+        self._whole = None
         if self.closed:
             return
         if self._pull_paused:
@@ -330,15 +344,20 @@ class Connection(asyncio.Protocol):
             self.plane.refused_head(error)
             self.answer_early(error)
             return False
-        self._ahead = data[end:]
         self.head = head
         self.keep = head.keep_alive
         self.minor = head.minor
         self.wants_body = False
-        if head.chunked:
+        self.reader = None
+        length = head.length
+        if length and len(data) - end >= length:
+            self._whole = data[end : end + length]
+            end += length
+        elif length:
+            self.reader = LengthBody(length)
+        elif head.chunked:
             self.reader = ChunkedBody()
-        else:
-            self.reader = LengthBody(head.length) if head.length else None
+        self._ahead = data[end:]
         self.due = NEVER
         self.exchange = exchange = self.plane.exchange_for(self, head)
         exchange.begin()

@@ -7,10 +7,12 @@ import time
 from typing import TYPE_CHECKING
 
 from firstkit.core.errors import FirstError, InternalError, UpstreamError
+from firstkit.core.principal import Principal
 from firstkit.core.request import Outcome, RequestFacts
 from firstkit.dataplane import cors, hold
 from firstkit.dataplane.answers import write_error
 from firstkit.dataplane.attempt import Attempt
+from firstkit.dataplane.body import Body
 from firstkit.dataplane.intake import Intake
 from firstkit.dataplane.peek import Read
 from firstkit.dataplane.relay import NOWHERE, Relay
@@ -27,17 +29,15 @@ ERROR_BODY_LIMIT = 64 * 1024
 """How much of an engine's error answer is read to make an event of it."""
 
 
-class InferenceExchange:
+class InferenceExchange(Intake):
     """Goes from `begin` to exactly one settling, on success, error and cancel alike.
 
     It is the client connection's exchange and the dispatcher's waiter; an attempt tells it how it goes.
     """
 
-    # Plain class attributes instead of slots: one is made for every request, and most of these never change.
     facts: RequestFacts | None = None
     gone = False
     """The client has left; what still comes is metered and dropped."""
-    over = False
     relay: Relay | None = None
     last_number = 0
     """The number of the last attempt, 0 before the first."""
@@ -48,55 +48,22 @@ class InferenceExchange:
     _failed_body = b""
 
     def __init__(self, conn: Connection, head: Head, target: Target, route: InferenceRoute) -> None:
-        self.conn: Connection | None = conn
-        self.plane = conn.plane
+        self.conn = conn
+        self.plane = plane = conn.plane
         self.head = head
         self.target = target
         self.route = route
-        self.id = self.plane.new_id()
+        self.id = plane.new_id()
         self.at = time.time()
         self.started_at = time.monotonic()
-        self.intake = Intake(self)
 
-    # ------------------------------------------------------------------------------------------------ taken in
-
-    def begin(self) -> None:
-        """Start (called by the connection)."""
-        conn = self.conn
+    def taken_in(self, principal: Principal, body: Body, read: Read) -> None:
+        """Ask for a place."""
+        conn, plane = self.conn, self.plane
         if conn is None:
             return
-        try:
-            self.intake.begin(conn, self.head, self.route)
-        except FirstError as error:
-            self.fail(error)
-
-    def body(self, piece: bytes) -> None:
-        """Take a piece of the body (called by the connection)."""
-        try:
-            self.intake.piece(piece)
-        except FirstError as error:
-            self.fail(error)
-
-    def body_end(self) -> None:
-        """Take the body's end (called by the connection)."""
-        try:
-            self.intake.end()
-        except FirstError as error:
-            self.fail(error)
-
-    def refuse(self, error: FirstError) -> None:
-        """Answer with an error of the connection's making (called by the connection)."""
-        self.fail(error)
-
-    def taken_in(self, read: Read) -> None:
-        """Ask for a place (called by the intake)."""
-        conn, intake, plane = self.conn, self.intake, self.plane
-        principal, body = intake.principal, intake.body
-        if conn is None or principal is None or body is None:
-            return
-        path, cluster = self.route.path, self.target.cluster
+        path, cluster, prepared = self.route.path, self.target.cluster, self.head.prepared
         dispatcher = plane.dispatcher
-        prepared = self.head.prepared
         try:
             model = dispatcher.resolve(read.model, principal, cluster, path)
             self.facts = facts = RequestFacts(
@@ -133,14 +100,12 @@ class InferenceExchange:
             grant.lease.release()
             return
         plane, route = self.plane, grant.route
-        engine = plane.engines.get(route.engine)
-        body, read = self.intake.body, self.intake.read
+        engine, body, read = plane.engines.get(route.engine), self.kept, self.read
         if engine is None or body is None or read is None:
             grant.lease.release()
             self.fail(InternalError(f"There is no adapter for the engine kind {route.engine}."))
             return
-        attempt = Attempt(self, grant, plane.pools.of(route), engine.traits, read, body)
-        self._attempt = attempt
+        self._attempt = attempt = Attempt(self, grant, plane.pools.of(route), engine.traits, read, body)
         self.last_number = attempt.number
         plane.leases[grant.lease] = attempt
         attempt.begin()
@@ -170,7 +135,7 @@ class InferenceExchange:
         except FirstError as last:
             self.fail(last, attempt=attempt)
             return
-        self.plane.record(self, attempt, Outcome.RETRIED, status=status, ended=False, error_code=error.code)
+        self.plane.books.retried(self, attempt, status=status, error_code=error.code)
         self._placed(place)
 
     def attempt_refused(self, attempt: Attempt, error: FirstError) -> None:
@@ -191,26 +156,31 @@ class InferenceExchange:
                 relay.fail_with(error)
             else:
                 relay.cut()
-            self._settle(attempt, outcome, status=relay.status, error_code=error.code)
+            self._settle(attempt, outcome, status=relay.status, error_code=error.code, last=relay.last)
 
     # ------------------------------------------------------------------------------------------------- the answer
 
     def attempt_answered(self, attempt: Attempt, reply: Reply, payload: bytes, done: bool, now: float) -> None:  # noqa: FBT001
         """Pass on the engine's answer (called by the attempt)."""
-        self.intake.close()
-        relay = self.relay
+        conn, relay = self.conn, self.relay
+        if self.kept is not None:
+            self.kept.release()
         if relay is None:
-            relay = self.relay = Relay(self.conn or NOWHERE, self.route.dialect, swallow_usage=attempt.swallows_usage)
-        elif not (reply.status == 200 and reply.shape.events):
+            out = conn if conn is not None else NOWHERE
+            self.relay = relay = Relay(out, self.route.dialect, swallow_usage=attempt.swallows_usage)
+        elif reply.status == 200 and reply.shape.events:
+            relay.swallow_usage(attempt.swallows_usage)
+        else:
             self._failed_reply = reply
             self._failed(attempt, payload, done)
             return
-        else:
-            relay.swallow_usage(attempt.swallows_usage)
         relay.open(reply, self._extra(attempt), payload, done=done, now=now)
         if done:
             self._answered(attempt, relay)
-        elif self.conn is not None and self.conn.slow:
+            return
+        if relay.takes_tokens and attempt.upstream is not None:
+            attempt.upstream.stream = relay
+        if conn is not None and conn.slow:
             attempt.pause()
 
     def attempt_payload(self, attempt: Attempt, payload: bytes, framed: bytes | None, done: bool, now: float) -> None:  # noqa: FBT001
@@ -236,7 +206,7 @@ class InferenceExchange:
             outcome = Outcome.ENGINE_ERROR
         else:
             outcome = Outcome.COMPLETE
-        self._settle(attempt, outcome, status=relay.status)
+        self._settle(attempt, outcome, status=relay.status, last=relay.last)
 
     def _failed(self, attempt: Attempt, payload: bytes, done: bool) -> None:  # noqa: FBT001
         """Make an event of an engine's answer that is no stream, for a client whose stream has begun already."""
@@ -249,7 +219,9 @@ class InferenceExchange:
                 attempt.abandon()
             self._attempt = None
             relay.fail(foreign_error_event(self._failed_body, status=reply.status, dialect=self.route.dialect))
-            self._settle(attempt, Outcome.ENGINE_ERROR, status=reply.status, error_code="engine_failed")
+            self._settle(
+                attempt, Outcome.ENGINE_ERROR, status=reply.status, error_code="engine_failed", last=relay.last
+            )
 
     def _extra(self, attempt: Attempt | None) -> bytes:
         """Write our own header lines of the answer."""
@@ -257,7 +229,7 @@ class InferenceExchange:
         if attempt is not None:
             route = attempt.route
             text += f"x-first-cluster: {route.cluster}\r\nx-first-instance: {route.instance}\r\n"
-        for name, value in self.intake.headers:
+        for name, value in self.limits:
             text += f"{name}: {value}\r\n"
         origins = self.plane.settings.cors_origins
         return text.encode("latin-1", "replace") + (cors.lines(self.head, origins) if origins else b"")
@@ -266,18 +238,13 @@ class InferenceExchange:
 
     def on_due(self) -> None:
         """Begin the stream, or tell again how things stand (called by the connection)."""
-        conn = self.conn
-        relay = self.relay
-        if (
-            self.over
-            or conn is None
-            or (relay is not None and self._attempt is not None and self._attempt.first_byte_at)
-        ):
+        conn, relay, attempt = self.conn, self.relay, self._attempt
+        if self.over or conn is None or (attempt is not None and attempt.first_byte_at is not None):
             return
         if self._ticket is not None:
             comment = hold.waiting_comment(self._ticket.status())
-        elif self._attempt is not None:
-            comment = hold.sent_comment(self._attempt.route)
+        elif attempt is not None:
+            comment = hold.sent_comment(attempt.route)
         else:
             return
         if relay is None:
@@ -317,7 +284,11 @@ class InferenceExchange:
             self._attempt = None
             self._settle(attempt, Outcome.CLIENT_GONE, status=relay.status if relay else 0)
         else:
-            self.intake.close()
+            self.release()
+
+    def refuse(self, error: FirstError) -> None:
+        """Answer with an error of the connection's making (called by the connection)."""
+        self.fail(error)
 
     def fail(self, error: FirstError, *, attempt: Attempt | None = None) -> None:
         """Answer with an error of ours, in the route's dialect."""
@@ -327,32 +298,31 @@ class InferenceExchange:
         if self._ticket is not None:
             self._ticket.leave()
             self._ticket = None
-        if conn is None:
-            status = 0
-        elif relay is not None and relay.opened:
+        status, last = 0, b""
+        if conn is not None and relay is not None and relay.opened:
             relay.fail_with(error)
-            status = relay.status
-        else:
-            status, data = write_error(
+            status, last = relay.status, relay.last
+        elif conn is not None:
+            status, last = write_error(
                 error,
                 dialect=self.route.dialect,
                 request_id=self.id,
                 extra=self._extra(attempt),
                 close=conn.will_close(),
             )
-            conn.write(data)
         outcome = Outcome.REJECTED
         if isinstance(error, UpstreamError):
             outcome = Outcome.TIMED_OUT if error.code == "engine_timeout" else Outcome.ENGINE_ERROR
-        self._settle(attempt, outcome, status=status, error_code=error.code)
+        self._settle(attempt, outcome, status=status, error_code=error.code, last=last)
 
-    def _settle(self, attempt: Attempt | None, outcome: Outcome, *, status: int, error_code: str = "") -> None:
-        """Close the books on the request, once; then the connection may take the next one."""
+    def _settle(
+        self, attempt: Attempt | None, outcome: Outcome, *, status: int, error_code: str = "", last: bytes = b""
+    ) -> None:
+        """Hand the request over to the books, once: they write it up, then send `last` and free the connection."""
         if self.over:
             return
         self.over = True
-        self.intake.close()
-        self.plane.record(self, attempt, outcome, status=status, ended=True, error_code=error_code)
+        if self.kept is not None:
+            self.kept.release()
         conn, self.conn = self.conn, None
-        if conn is not None:
-            conn.finished()
+        self.plane.books.settle(self, attempt, outcome, status, error_code, conn, last)

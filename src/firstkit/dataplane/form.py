@@ -72,6 +72,8 @@ def _fields(body: Buffer, content_type: bytes) -> list[Field]:
             "This route takes a multipart form: Content-Type multipart/form-data with a boundary.",
             code="unsupported_media_type",
         )
+    if not len(body):
+        raise InvalidRequest("The body is empty; a multipart form was expected.", code="invalid_form")
     delimiter = b"--" + (match[1] or match[2])
     if bytes(body[: len(delimiter)]) != delimiter:
         raise InvalidRequest("The form does not begin with its boundary.", code="invalid_form")

@@ -80,7 +80,7 @@ class ChunkedBody:
     Chunk extensions and trailers are read and dropped; their sizes are bounded.
     """
 
-    __slots__ = ("_buffer", "_ending", "_left", "_trailers", "done", "rest", "strict_trailers")
+    __slots__ = ("_buffer", "_ending", "_left", "_trailers", "aligned", "done", "rest", "strict_trailers")
 
     def __init__(self, *, strict_trailers: bool = True) -> None:
         self._buffer: bytes = b""
@@ -90,11 +90,8 @@ class ChunkedBody:
         self.done = False
         self.rest: bytes = b""
         self.strict_trailers = strict_trailers
-
-    @property
-    def aligned(self) -> bool:
-        """Tell whether the next byte begins a chunk."""
-        return not self._buffer and not self._left and not self._ending and self._trailers < 0
+        self.aligned = True
+        """The next byte begins a chunk."""
 
     def ends_whole(self) -> bool:
         """Tell whether the body is complete if the connection ends now."""
@@ -135,6 +132,7 @@ class ChunkedBody:
             self.rest = data[at:]
         elif at < size:
             self._buffer = data[at:]
+        self.aligned = not (self._buffer or self._left or self._ending or self._trailers >= 0)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _size_line(self, data: bytes, at: int) -> int:

@@ -18,7 +18,7 @@ from firstkit.dataplane.routes import InferenceRoute
 
 if TYPE_CHECKING:
     from firstkit.dataplane.connection import Connection
-    from firstkit.dataplane.exchange import InferenceExchange
+    from firstkit.dataplane.plane import Plane
 
 _FORWARDED = frozenset({b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate"})
 _FORWARDED_PREFIX = b"anthropic-"
@@ -94,129 +94,149 @@ def _judge(head: Head, route: InferenceRoute, prepared: Prepared) -> None:
 
 
 class Intake:
-    """Ends in exactly one of the exchange's `taken_in` and `fail`, unless the client leaves before."""
+    """The part of an exchange that takes its request in; ends in `taken_in` or `fail`, unless the client leaves before.
 
+    A base class of the exchange, not an object beside it: the two would refer to one another, and what refers in a circle
+    has to be collected, for every request.
+    """
+
+    # Plain class attributes instead of slots: one is made for every request, and most of these never change.
+    conn: Connection | None
+    plane: Plane
+    head: Head
+    route: InferenceRoute
     principal: Principal | None = None
-    headers: tuple[tuple[str, str], ...] = ()
-    body: Body | None = None
+    limits: tuple[tuple[str, str], ...] = ()
+    """Header lines that tell what is left of the caller's rate limits."""
+    kept: Body | None = None
     read: Read | None = None
+    over = False
     _limit = 0
     _complete = False
-    _closed = False
 
-    def __init__(self, exchange: InferenceExchange) -> None:
-        self._exchange = exchange
+    def taken_in(self, principal: Principal, body: Body, read: Read) -> None:
+        """Go on: everything of the request is here."""
+        raise NotImplementedError
 
-    def begin(self, conn: Connection, head: Head, route: InferenceRoute) -> None:
-        """Find the caller, at once if it is known; raises FirstError."""
+    def fail(self, error: FirstError) -> None:
+        """End with an error."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Find the caller, at once if it is known (called by the connection)."""
+        head, route, plane = self.head, self.route, self.plane
         prepared = head.prepared or prepare(head, route)
-        if prepared.refusal is not None:
-            raise prepared.refusal
-        plane = conn.plane
         settings = plane.settings
-        self._limit = limit = settings.body_limits.get(route.path, settings.body_limit)
-        if head.length is not None and head.length > limit:
-            raise self._too_large()
-        principal = plane.identity.lookup(prepared.digest)
-        if principal is not None:
-            self._admit(conn, principal)
-        elif prepared.credential is not None:
-            plane.resolve(prepared.credential, self._resolved)
+        limits = settings.body_limits
+        self._limit = limit = limits.get(route.path, settings.body_limit) if limits else settings.body_limit
+        if prepared.refusal is not None:
+            self.fail(prepared.refusal)
+        elif head.length is not None and head.length > limit:
+            self.fail(self._too_large())
+        else:
+            principal = plane.identity.lookup(prepared.digest)
+            if principal is not None:
+                self._admit(principal)
+            elif prepared.credential is not None:
+                plane.resolve(prepared.credential, self._resolved)
 
     def _resolved(self, found: Principal | None, error: FirstError | None) -> None:
-        conn = self._exchange.conn
-        if self._closed or conn is None:
+        if self.over or self.conn is None:
             return
         if error is not None:
-            self._exchange.fail(error)
+            self.fail(error)
         elif found is None:
-            self._exchange.fail(unknown_key())
+            self.fail(unknown_key())
         else:
-            try:
-                self._admit(conn, found)
-            except FirstError as refused:
-                self._exchange.fail(refused)
+            self._admit(found)
 
-    def _admit(self, conn: Connection, principal: Principal) -> None:
-        plane = conn.plane
+    def _admit(self, principal: Principal) -> None:
+        plane, conn = self.plane, self.conn
         self.principal = principal
-        self.headers = plane.admission.admit(principal, time.monotonic())
-        self.body = Body(plane.bodies)
-        conn.read_body()
+        if conn is None:
+            return
+        try:
+            self.limits = plane.admission.admit(principal, time.monotonic())
+        except FirstError as error:
+            self.fail(error)
+            return
+        self.kept = body = Body(plane.bodies)
+        whole = conn.take_whole()
+        if whole is None or not body.take(whole):
+            conn.read_body(whole)
+        else:
+            self._examine(body)
 
     # -------------------------------------------------------------------------------------------------- the body
 
-    def piece(self, piece: bytes) -> None:
-        """Take a piece of the body; raises FirstError."""
-        body, conn = self.body, self._exchange.conn
+    def body(self, piece: bytes) -> None:
+        """Take a piece of the body (called by the connection)."""
+        body, conn = self.kept, self.conn
         if body is None or conn is None:
             return
-        if body.size + len(piece) > self._limit:
-            raise self._too_large()
-        if body.add(piece, self._kept):
-            conn.pause_reading()
+        try:
+            if body.size + len(piece) > self._limit:
+                raise self._too_large()
+            if body.add(piece, self._written):
+                conn.pause_reading()
+        except FirstError as error:
+            self.fail(error)
 
-    def end(self) -> None:
-        """Take the body's end; raises FirstError."""
+    def body_end(self) -> None:
+        """Take the body's end (called by the connection)."""
+        if self.over:
+            return
         self._complete = True
-        if self.body is not None and self.body.complete():
-            self._examine(self.body)
+        body = self.kept
+        if body is not None and body.complete():
+            self._examine(body)
 
-    def close(self) -> None:
-        """Give the body up; nothing is told any more."""
-        self._closed = True
-        if self.body is not None:
-            self.body.release()
+    def release(self) -> None:
+        """Give the body up."""
+        if self.kept is not None:
+            self.kept.release()
 
-    def _kept(self, error: FirstError | None) -> None:
+    def _written(self, error: FirstError | None) -> None:
         """Go on after a piece has been written to its file."""
-        exchange, body = self._exchange, self.body
-        if self._closed or exchange.conn is None or body is None:
+        body, conn = self.kept, self.conn
+        if self.over or conn is None or body is None:
             return
         if error is not None:
-            exchange.fail(error)
+            self.fail(error)
             return
-        exchange.conn.resume_reading()
+        conn.resume_reading()
         if self._complete and body.complete():
             self._examine(body)
 
     def _examine(self, body: Body) -> None:
-        exchange = self._exchange
-        route, peeker = exchange.route, exchange.plane.peeker
-        if not route.form:
-            if not body.size:
-                raise InvalidRequest("The body is empty; a JSON object was expected.", code="invalid_json")
-            if not body.spilled:
-                self._read(peeker.read(body.buffer()))
-            else:
-                body.examine(peeker.read, self._examined)
-            return
-        content_type = exchange.head.get(b"content-type")
-
-        def work(buffer: Buffer) -> Read:
-            return read_form(buffer, content_type, peeker)
-
-        if not body.size:
-            raise InvalidRequest("The body is empty; a multipart form was expected.", code="invalid_form")
-        if not body.spilled:
-            self._read(work(body.buffer()))
-        else:
+        peeker = self.plane.peeker
+        work = self._read_form if self.route.form else peeker.read
+        if body.spilled:
             body.examine(work, self._examined)
+            return
+        try:
+            read = work(body.buffer())
+        except FirstError as error:
+            self.fail(error)
+            return
+        self.read = read
+        if self.principal is not None:
+            self.taken_in(self.principal, body, read)
+
+    def _read_form(self, buffer: Buffer) -> Read:
+        return read_form(buffer, self.head.get(b"content-type"), self.plane.peeker)
 
     def _examined(self, result: object) -> None:
         """Go on after a spilled body has been looked at in a thread."""
-        if self._closed:
+        if self.over or self.conn is None or self.kept is None or self.principal is None:
             return
         if isinstance(result, Read):
-            self._read(result)
+            self.read = result
+            self.taken_in(self.principal, self.kept, result)
         elif isinstance(result, FirstError):
-            self._exchange.fail(result)
+            self.fail(result)
         else:
-            self._exchange.fail(InternalError("The gateway could not read the request's body."))
-
-    def _read(self, read: Read) -> None:
-        self.read = read
-        self._exchange.taken_in(read)
+            self.fail(InternalError("The gateway could not read the request's body."))
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The body is longer than the {self._limit} bytes that this route takes.")

@@ -7,7 +7,7 @@ import codecs
 import re
 from collections.abc import Iterable
 from mmap import mmap
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -41,8 +41,11 @@ _VALUE = re.compile(_WS + b":" + _WS + b"(" + _STRING + b")", re.DOTALL)
 _GUARDED = ("model", "stream", "stream_options", "n", "best_of")
 """Fields that decide something here and must not be given twice, or gateway and engine could read different ones."""
 _QUOTED = frozenset(b'"%b"' % name.encode() for name in _GUARDED)
-_LETTER_ESCAPES = (b"\\u006", b"\\u007", b"\\u005f", b"\\u005F")
-"""Letters of our field names written as escapes, which no encoder does by itself."""
+_ESCAPED = re.compile(rb'"[a-z_]{0,13}+\\u00[567]')
+"""A string that begins like a field's name and goes on with a letter written as an escape, which no encoder does."""
+_SUSPICIOUS = re.compile(rb'"(?:(model|stream|stream_options|n|best_of)"|[a-z_]{0,13}+\\u00[567])')
+"""Either, in one pass: in the long bodies there are, quotes are far between."""
+_SMALL = 4 * 1024
 
 _BOMS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -86,19 +89,18 @@ class Peeker:
             ("best_of", int | None, None),
             ("stream_options", msgspec.Raw | unset, msgspec.UNSET),
         ]
+        # a reserved field may have no value at all, so that the decoder itself refuses it
         renamed = {f"reserved_{index}": name for index, name in enumerate(self._reserved)}
-        fields += [(field, msgspec.Raw | unset, msgspec.UNSET) for field in renamed]
+        fields += [(field, Literal["\0"] | unset, msgspec.UNSET) for field in renamed]
         shape = msgspec.defstruct("RequestFields", fields, rename=renamed)
         self._decode = msgspec.json.Decoder(shape).decode
-        self._reserved_fields = tuple(renamed.items())
-        self._no_reserved = (msgspec.UNSET,) * len(renamed)
 
     def read(self, body: Buffer) -> Read:
         """Read a body; raises InvalidRequest with what is wrong."""
         try:
             found: Any = self._decode(body)
         except msgspec.ValidationError as error:
-            raise _wrong_type(str(error)) from None
+            raise self._wrong_type(str(error)) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _not_json(body, error) from None
         if not (isinstance(body, bytes) and body.isascii()):
@@ -108,9 +110,6 @@ class Peeker:
             raise InvalidRequest(
                 "The field model is missing: name the model to use.", code="missing_model", param="model"
             )
-        for field, name in self._reserved_fields:
-            if getattr(found, field) is not msgspec.UNSET:
-                raise reserved_field(name)
         choices = found.n or 1
         if found.best_of is not None and found.best_of > choices:
             choices = found.best_of
@@ -127,6 +126,18 @@ class Peeker:
         if not isinstance(body, bytes):
             read.places = find_places(body)  # a spilled body is read in a thread, so all at once
         return read
+
+    def _wrong_type(self, message: str) -> InvalidRequest:
+        match = re.search(r"\$\.(\w+)", message)
+        param = match[1] if match else None
+        what = message.partition(" - at ")[0]
+        if param is None:
+            return InvalidRequest("The body must be a JSON object.", code="invalid_json")
+        if param in self._reserved:
+            return reserved_field(param)
+        return InvalidRequest(
+            f"The field {param} has the wrong type: {what[:1].lower()}{what[1:]}.", code="invalid_type", param=param
+        )
 
     def check_choices(self, choices: int) -> None:
         """Refuse more answers to one request than are allowed."""
@@ -166,17 +177,6 @@ def reserved_field(name: str) -> InvalidRequest:
     )
 
 
-def _wrong_type(message: str) -> InvalidRequest:
-    match = re.search(r"\$\.(\w+)", message)
-    param = match[1] if match else None
-    what = message.partition(" - at ")[0]
-    if param is None:
-        return InvalidRequest("The body must be a JSON object.", code="invalid_json")
-    return InvalidRequest(
-        f"The field {param} has the wrong type: {what[:1].lower()}{what[1:]}.", code="invalid_type", param=param
-    )
-
-
 def _not_json(body: Buffer, error: Exception) -> InvalidRequest:
     start = bytes(body[:4])
     if start.startswith(_BOMS):
@@ -205,23 +205,23 @@ def _check_text(body: Buffer) -> None:
 
 def _may_repeat(body: Buffer) -> bool:
     """Tell quickly whether a guarded field could be there twice; the answer no is certain, yes is not."""
-    if isinstance(body, bytes):
+    if len(body) < _SMALL and isinstance(body, bytes):
         count = body.count
-        if (
+        return (
             count(b'"model"') > 1
             or count(b'"stream"') > 1
             or count(b'"n"') > 1
             or count(b'"stream_options"') > 1
             or count(b'"best_of"') > 1
-        ):
+            or (b"\\u00" in body and _ESCAPED.search(body) is not None)
+        )
+    seen: set[bytes] = set()
+    for match in _SUSPICIOUS.finditer(body):
+        found = match[1]
+        if found is None or found in seen:
             return True
-        return b"\\u00" in body and any(escape in body for escape in _LETTER_ESCAPES)
-    find = body.find
-    for quoted in _QUOTED:
-        at = find(quoted)
-        if at >= 0 and find(quoted, at + len(quoted)) >= 0:
-            return True
-    return any(find(escape) >= 0 for escape in _LETTER_ESCAPES)
+        seen.add(found)
+    return False
 
 
 def _refuse_repeated(body: Buffer) -> None:

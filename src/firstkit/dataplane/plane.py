@@ -8,14 +8,14 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 from firstkit.core.errors import FirstError, InternalError, NotFound, SiteError
 from firstkit.core.health.liveness import Failure
 from firstkit.core.principal import Principal
-from firstkit.core.request import AttemptRecord, Outcome
+from firstkit.core.request import AttemptRecord
 from firstkit.core.settings import GatewaySettings
 from firstkit.core.topology import Address, Snapshot
 from firstkit.dataplane import cors
@@ -73,6 +73,7 @@ class Plane:
         identity: Identity,
         engines: Mapping[str, EngineManners],
         records: Callable[[AttemptRecord], None],
+        records_together: Callable[[Sequence[AttemptRecord]], None] | None = None,
         telemetry: Telemetry,
         api: Address | None = None,
         server_tls: ssl.SSLContext | None = None,
@@ -108,7 +109,12 @@ class Plane:
         self.pools = Pools(self._dialler)
         self.api_pool = Pool(self._dialler, api, dropped=API_DROPPED) if api is not None else None
         self._watches = Watches(self._dialler, on_alive=dispatcher.alive, on_dead=dispatcher.dead)
-        self._books = Books(telemetry, admission=admission, records=records)
+        self.books = Books(
+            telemetry,
+            loop=self.loop,
+            admission=admission,
+            records=records_together or _one_by_one(records),
+        )
         self._gauges(telemetry)
 
     # ---------------------------------------------------------------------------------------------------- life
@@ -176,8 +182,10 @@ class Plane:
         self.dispatcher.close(_stopping())
         for attempt in list(self.leases.values()):
             attempt.withdraw()
+        self.books.flush()
         for connection in list(self.connections):
             connection.shut()
+        self.books.flush()
         for _ in range(50):
             if not self.connections:
                 break
@@ -224,24 +232,11 @@ class Plane:
 
     def refused_head(self, error: FirstError) -> None:
         """Count a request that was none."""
-        self._books.refused(error.code)
+        self.books.refused(error.code)
 
     def count_api(self, status: int) -> None:
         """Count a request relayed to the api."""
-        self._books.api(status)
-
-    def record(
-        self,
-        exchange: InferenceExchange,
-        attempt: Attempt | None,
-        outcome: Outcome,
-        *,
-        status: int,
-        ended: bool,
-        error_code: str,
-    ) -> None:
-        """Write up an attempt."""
-        self._books.write(exchange, attempt, outcome, status=status, ended=ended, error_code=error_code)
+        self.books.api(status)
 
     def resolve(self, credential: str, then: Callable[[Principal | None, FirstError | None], None]) -> None:
         """Ask whoever knows who a credential belongs to."""
@@ -314,3 +309,11 @@ class Plane:
 
 def _stopping() -> SiteError:
     return SiteError("The gateway is stopping. Try again in a moment.", code="stopping", retry_after_s=2.0)
+
+
+def _one_by_one(record: Callable[[AttemptRecord], None]) -> Callable[[Sequence[AttemptRecord]], None]:
+    def records(entries: Sequence[AttemptRecord]) -> None:
+        for entry in entries:
+            record(entry)
+
+    return records

@@ -10,7 +10,7 @@ from firstkit.core.request import Dialect, Usage
 from firstkit.core.stream.meter import StreamMeter, is_usage_chunk
 from firstkit.core.stream.sse import Splitter, split
 from firstkit.core.stream.usage import HEAD_BYTES, TAIL_BYTES, find_usage
-from firstkit.dataplane.framing import LAST_CHUNK, Framing, chunk
+from firstkit.dataplane.framing import LAST_CHUNK, Framing, chunk, single_chunk
 from firstkit.dataplane.plain import plain_usage
 from firstkit.dataplane.reply import Reply, status_line
 from firstkit.wire.problems import error_event
@@ -64,6 +64,8 @@ class Relay:
     """The head has gone out."""
     ended = False
     """The answer is complete, as far as the client is concerned."""
+    last = b""
+    """The last bytes of the answer: for whoever ends it to send, once it has been written up."""
     _splitter: Splitter | None = None
     _chunked = False
     _until_close = False
@@ -118,7 +120,7 @@ class Relay:
         """Pass on an engine's head (unless one has gone out already) with the first part of its body."""
         self._until_close = reply.shape.framing is Framing.CLOSE
         if self.opened:
-            self._out.write(self._pass(payload, None, done=done, now=now))
+            self.payload(payload, None, done=done, now=now)
             return
         shape = reply.shape
         self.status = shape.status
@@ -128,17 +130,48 @@ class Relay:
             self.body_bytes = len(payload)
             self._whole = payload
             end = b"connection: close\r\n\r\n" if self._out.will_close() else b"\r\n"
-            self._out.write(b"%b%bcontent-length: %d\r\n%b%b" % (shape.block, extra, len(payload), end, payload))
+            self.last = b"%b%bcontent-length: %d\r\n%b%b" % (shape.block, extra, len(payload), end, payload)
             return
         if self._events and shape.events and shape.framing is not Framing.NONE:
             self._begin_events()
         head = self._finish_head(shape.block + extra, reply)
-        self._out.write(head + self._pass(payload, None, done=done, now=now))
+        data = head + self._pass(payload, None, done=done, now=now)
+        if done:
+            self.last = data
+        else:
+            self._out.write(data)
+
+    @property
+    def heard_at(self) -> float:
+        """When a token last passed."""
+        return self.meter.last_at if self.meter is not None else 0.0
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Tell whether `token` may be called: a stream of events whose chunks are the client's chunks."""
+        return self._splitter is not None and self._chunked
+
+    def token(self, framed: bytes, now: float) -> bool:
+        """Pass on one read that is one whole chunk of whole events, as nearly all of a stream is.
+
+        False, and nothing done, when it is anything else, or says something that has to be looked at.
+        """
+        splitter, meter = self._splitter, self.meter
+        if splitter is None or meter is None or splitter.tail or not framed.endswith(b"\n\n\r\n"):
+            return False
+        start = single_chunk(framed)
+        if not start or not meter.token(framed, now):
+            return False
+        self.body_bytes += len(framed) - start - 2
+        self._out.write(framed)
+        return True
 
     def payload(self, payload: bytes, framed: bytes | None, *, done: bool, now: float) -> None:
         """Pass on more of the body."""
         data = self._pass(payload, framed, done=done, now=now)
-        if data:
+        if done:
+            self.last = data
+        elif data:
             self._out.write(data)
 
     def fail(self, event: bytes) -> None:
@@ -147,7 +180,7 @@ class Relay:
             self.cut()
             return
         self.ended = True
-        self._out.write(self._frame(event) + (LAST_CHUNK if self._chunked else b""))
+        self.last = self._frame(event) + (LAST_CHUNK if self._chunked else b"")
 
     def fail_with(self, error: FirstError) -> None:
         """End a stream with one of our own errors, in the route's dialect."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from firstkit.dataplane.framing import Body, ChunkedBody, CloseBody, FramingError, single_chunk
+from firstkit.dataplane.framing import Body, ChunkedBody, CloseBody, Framing, FramingError, single_chunk
 from firstkit.dataplane.reply import HEAD_LIMIT, Reply, ReplyReader
 from firstkit.dataplane.timers import NEVER, NO_TICK, Wheel
 
@@ -44,6 +44,19 @@ class User(Protocol):
         ...
 
 
+class Tokens(Protocol):
+    """A stream under way to a client that takes what is nearly all of it without ado."""
+
+    @property
+    def heard_at(self) -> float:
+        """When something last passed."""
+        ...
+
+    def token(self, framed: bytes, now: float) -> bool:
+        """Pass on one read that is one whole chunk of whole events; False, and nothing done, when it is not."""
+        ...
+
+
 class Upstream(asyncio.Protocol):
     """A connection that was dialled or has been parked. While `user` is None it is idle.
 
@@ -64,10 +77,12 @@ class Upstream(asyncio.Protocol):
         "due",
         "fresh",
         "heard",
+        "heard_at",
         "idle_s",
         "keep_alive",
         "on_gone",
         "reply",
+        "stream",
         "tick",
         "user",
     )
@@ -86,6 +101,8 @@ class Upstream(asyncio.Protocol):
         self.fresh = True
         self.heard = False
         """A byte of the answer has come."""
+        self.heard_at = 0.0
+        self.stream: Tokens | None = None
         self.keep_alive = True
         self.closed = False
         self.idle_s = idle_s
@@ -100,10 +117,12 @@ class Upstream(asyncio.Protocol):
         self.user = user
         self.body = None
         self.reply = None
+        self.stream = None
         self.heard = False
         self._interim = 0
         self._to_head = to_head
-        self.due = time.monotonic() + self.idle_s  # the wheel looks at every entry often enough for this
+        self.heard_at = now = time.monotonic()
+        self.due = now + self.idle_s  # the wheel looks at every entry often enough for this
         transport = self._transport
         if transport is not None and not self.closed:
             transport.write(data)
@@ -128,16 +147,21 @@ class Upstream(asyncio.Protocol):
                 self.abort()
             return
         now = time.monotonic()
-        self.due = now + self.idle_s
         body = self.body
         if body is None:
             self.heard = True
+            self.heard_at = now
             self._head(user, data, now)
             return
-        framed = None
-        if type(body) is ChunkedBody and body.aligned and (start := single_chunk(data)):
-            user.payload(data[start:-2], data, False, now)
-            return
+        if type(body) is ChunkedBody and body.aligned:
+            stream = self.stream
+            if stream is not None and stream.token(data, now):
+                return
+            if start := single_chunk(data):
+                self.heard_at = now
+                user.payload(data[start:-2], data, False, now)
+                return
+        self.heard_at = now
         try:
             payload = body.feed(data)
         except FramingError as error:
@@ -145,9 +169,9 @@ class Upstream(asyncio.Protocol):
             return
         if body.done:
             self._finish()
-            user.payload(payload, framed, True, now)
+            user.payload(payload, None, True, now)
         elif payload:
-            user.payload(payload, framed, False, now)
+            user.payload(payload, None, False, now)
 
     def _head(self, user: User, data: bytes, now: float) -> None:
         if self._buffer:
@@ -177,6 +201,11 @@ class Upstream(asyncio.Protocol):
         self.reply = reply
         self.fresh = False
         self.keep_alive = reply.shape.keep_alive
+        if reply.shape.framing is Framing.LENGTH and reply.length == len(data):
+            self.due = NEVER  # all of it has come at once, as most do
+            self.user = None
+            user.answered(reply, data, True, now)
+            return
         body = self.body = reply.body()
         if reply.status == 101:
             self.body = CloseBody()
@@ -197,6 +226,7 @@ class Upstream(asyncio.Protocol):
         if self.body is not None and self.body.rest:
             self.keep_alive = False  # more than was asked for: out of step
         self.user = None
+        self.stream = None
 
     def _broken(self, why: str) -> None:
         user, self.user = self.user, None
@@ -247,15 +277,20 @@ class Upstream(asyncio.Protocol):
         if self._transport is not None and not self._loop_reading and not self.closed:
             self._loop_reading = True
             if self.user is not None:
-                self._wheel.set(self, time.monotonic() + self.idle_s)
+                self.heard_at = time.monotonic()
+                self._wheel.set(self, self.heard_at + self.idle_s)
             self._transport.resume_reading()
 
     def on_due(self) -> None:
-        """Tell that nothing came for too long, or close an idle connection."""
-        if self.user is not None:
-            self.user.silent()
-        else:
+        """Tell that nothing came for too long, or close an idle connection (called by the wheel)."""
+        if self.user is None:
             self.abort()
+            return
+        heard_at = self.heard_at if self.stream is None else max(self.heard_at, self.stream.heard_at)
+        if heard_at + self.idle_s > time.monotonic():
+            self._wheel.set(self, heard_at + self.idle_s)
+        else:
+            self.user.silent()
 
     def rest_until(self, due: float) -> None:
         """Close the connection if it is idle then."""
@@ -264,6 +299,7 @@ class Upstream(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once; nobody hears of it any more."""
         self.user = None
+        self.stream = None
         self.due = NEVER
         if not self.closed:
             self.closed = True

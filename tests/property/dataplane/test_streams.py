@@ -30,7 +30,7 @@ CUTS = st.lists(st.integers(0, 10_000), max_size=12)
 def test_the_splitter_changes_nothing_wherever_a_stream_is_cut(data: bytes, cuts: list[int]) -> None:
     splitter = Splitter()
     passed = [splitter.feed(piece) for piece in pieces_of(data, cuts)]
-    assert b"".join(passed) + splitter.pending == data
+    assert b"".join(passed) + splitter.tail == data
     assert b"".join(passed) + splitter.flush() == data
     assert splitter.flush() == b""
 
@@ -76,7 +76,7 @@ def test_a_huge_event_passes_as_it_comes(size: int, step: int) -> None:
     out = b""
     for at in range(0, len(data), step):
         out += splitter.feed(data[at : at + step])
-        assert len(splitter.pending) <= HELD_LIMIT
+        assert len(splitter.tail) <= HELD_LIMIT
     assert out + splitter.flush() == data
 
 

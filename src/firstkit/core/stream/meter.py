@@ -35,7 +35,6 @@ class StreamMeter:
         "_choices",
         "_dialect",
         "_input",
-        "_last_at",
         "_output",
         "_word_1",
         "_word_2",
@@ -46,8 +45,8 @@ class StreamMeter:
         "failed",
         "first_token_at",
         "gap_max_s",
-        "gap_sum_s",
         "gaps",
+        "last_at",
     )
 
     def __init__(self, dialect: Dialect) -> None:
@@ -58,7 +57,8 @@ class StreamMeter:
         self._input: int | None = None
         self._output: int | None = None
         self._cached: int | None = None
-        self._last_at = 0.0
+        self.last_at = 0.0
+        """When something last passed, once there has been a token."""
         self.chunks = 0
         self.complete = False
         """The API's own last event has been seen."""
@@ -66,7 +66,6 @@ class StreamMeter:
         """The engine sent an error event (vLLM sends its last event after it all the same)."""
         self.first_token_at: float | None = None
         self.gap_max_s = 0.0
-        self.gap_sum_s = 0.0
         self.gaps = 0
 
     def feed(self, whole: bytes, now: float) -> None:
@@ -77,14 +76,39 @@ class StreamMeter:
             self._before = self.chunks - count
             self._read(whole, now)
             return
-        gap = now - self._last_at
-        self._last_at = now
-        self.gap_sum_s += gap
+        gap = now - self.last_at
+        self.last_at = now
         self.gaps += 1
         if gap > self.gap_max_s:  # noqa: PLR1730 max() costs twice as much, and this runs for every token
             self.gap_max_s = gap
         if self._word_1 in whole or self._word_2 in whole or self._word_3 in whole or self._word_4 in whole:
             self._read(whole, now)
+
+    def token(self, whole: bytes, now: float) -> bool:
+        """Do the same for events that change nothing but counts and times; False: `feed` has to look at them.
+
+        For what is nearly all of a stream this is enough; framing around the events is no harm.
+        """
+        if (
+            self.first_token_at is None
+            or self._word_1 in whole
+            or self._word_2 in whole
+            or self._word_3 in whole
+            or self._word_4 in whole
+        ):
+            return False
+        gap = now - self.last_at
+        self.last_at = now
+        if gap > self.gap_max_s:  # noqa: PLR1730 see `feed`
+            self.gap_max_s = gap
+        self.gaps += 1
+        self.chunks += whole.count(b"\n\n")
+        return True
+
+    @property
+    def gap_sum_s(self) -> float:
+        """The time from the first token to what passed last."""
+        return 0.0 if self.first_token_at is None else self.last_at - self.first_token_at
 
     def usage(self) -> Usage:
         """Say what is known of the tokens so far."""
@@ -123,7 +147,7 @@ class StreamMeter:
             self.complete = True
         self._note_usage(fields)
         if self.first_token_at is None and self._is_token(kind, fields):
-            self.first_token_at = self._last_at = now
+            self.first_token_at = self.last_at = now
 
     def _note_usage(self, fields: Mapping[str, Any]) -> None:
         timings = fields.get("timings")

@@ -24,20 +24,16 @@ class Splitter:
     reads.
     """
 
-    __slots__ = ("_past_limit", "_tail")
+    __slots__ = ("_past_limit", "tail")
 
     def __init__(self) -> None:
-        self._tail = b""
-        self._past_limit = False
-
-    @property
-    def pending(self) -> bytes:
+        self.tail = b""
         """The unfinished event, kept back so far."""
-        return self._tail
+        self._past_limit = False
 
     def feed(self, data: bytes) -> bytes:
         """Take what arrived and return what may go on: everything up to the end of the last whole event."""
-        tail = self._tail
+        tail = self.tail
         if not tail:
             if data.endswith(b"\n\n"):
                 self._past_limit = False
@@ -48,18 +44,18 @@ class Splitter:
         cut = _last_end(whole, seen)
         if cut < 0 and (self._past_limit or len(whole) > HELD_LIMIT):
             self._past_limit = True
-            self._tail = b""
+            self.tail = b""
             return whole
         if cut < 0:
-            self._tail = whole
+            self.tail = whole
             return b""
-        self._tail = whole[cut:]
+        self.tail = whole[cut:]
         self._past_limit = False
         return whole[:cut]
 
     def flush(self) -> bytes:
         """Return what is left when the stream has ended as it should."""
-        tail, self._tail = self._tail, b""
+        tail, self.tail = self.tail, b""
         return tail
 
     @property
