@@ -11,6 +11,7 @@ from firstkit.core.instance.record import InstanceState
 from firstkit.core.job.record import JobState
 from firstkit.core.reasons import Reason
 from firstkit.core.topology import Heat
+from firstkit.services import reconciler
 from firstkit.testing.records import make_cluster, make_deployment
 from firstkit.testing.simulated_launcher import EngineManner
 from firstkit.testing.simulated_world import SimulatedWorld, simulated_world
@@ -63,6 +64,28 @@ async def test_a_model_starts_at_the_first_request_and_goes_when_nobody_has_aske
         assert 115 <= left <= 150
         await world.until(lambda: not world.clusters["local"].live_jobs())
         assert [job.reason for job in world.jobs()] == [Reason.SCALED_IN]
+
+
+@virtually
+async def test_the_folder_of_a_job_that_is_forgotten_is_removed_and_those_of_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "MEMORY_S", 600.0)  # a day of virtual time takes a minute of real time
+    async with simulated_world(tmp_path) as world:
+        world.apply(ON_DEMAND)
+        await world.start()
+        world.gateways[0].waiting = {"demo-model": 1}
+        await world.until(lambda: world.model().heat is Heat.HOT)
+        world.gateways[0].waiting = {}
+        await world.until(lambda: not world.clusters["local"].live_jobs())
+        (job,) = world.jobs()
+        files = world.clusters["local"].files
+        assert any(path.startswith(job.run_dir) for path in files)
+        world.gateways[0].waiting = {"demo-model": 1}
+        await world.until(lambda: world.model().heat is Heat.HOT)
+        await world.until(lambda: not any(path.startswith(job.run_dir) for path in files), within_s=900)
+        (other,) = world.clusters["local"].live_jobs()
+        assert any(path.startswith(other.run_dir) for path in files)
 
 
 @virtually

@@ -73,6 +73,10 @@ class Runner(Protocol):
         """Write files (folders made 0700, umask 077), each by rename; existing ones of the same content are left."""
         ...
 
+    async def remove(self, folders: Sequence[str], *, deadline_s: float) -> Result:
+        """Remove folders with all that is in them; one that is not there is no error."""
+        ...
+
     async def read_many(
         self, paths: Sequence[str], *, deadline_s: float, limit: int = 262_144
     ) -> Mapping[str, bytes] | Unknown:

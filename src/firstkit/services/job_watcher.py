@@ -82,11 +82,12 @@ class ClusterWorker:
         self._submissions: list[tuple[str, Prepared]] = []
         self._cancels: set[str] = set()
         self._files: dict[str, RemoteFile] = {}
+        self._folders: set[str] = set()
         self._wanted_files: Callable[[Observation], Sequence[str]] = lambda _: ()
         self._interval_s: Callable[[], float] = lambda: 30.0
         self._looked_at = float("-inf")
         self._asked_to_look = True
-        self._cancelling, self._writing = _Pause(), _Pause()
+        self._cancelling, self._writing, self._removing = _Pause(), _Pause(), _Pause()
         self._stopped = False
         self._wake = anyio.Event()
         self.trouble = ""
@@ -113,6 +114,11 @@ class ClusterWorker:
         self._files[file.path] = file
         self.wake()
 
+    def remove(self, folder: str) -> None:
+        """Remove a job's run directory, for good."""
+        self._folders.add(folder)
+        self.wake()
+
     def look(self) -> None:
         """Look at the scheduler at the next opportunity, whatever the interval."""
         self._asked_to_look = True
@@ -127,7 +133,8 @@ class ClusterWorker:
         self._submissions += other._submissions
         self._cancels |= other._cancels
         self._files = other._files | self._files
-        other._submissions, other._cancels, other._files = [], set(), {}
+        self._folders |= other._folders
+        other._submissions, other._cancels, other._files, other._folders = [], set(), {}, set()
         other.stop()
         self.wake()
 
@@ -151,6 +158,8 @@ class ClusterWorker:
             moments.append(self._cancelling.until)
         if self._files:
             moments.append(self._writing.until)
+        if self._folders:
+            moments.append(self._removing.until)
         return min(moments)
 
     async def _one(self) -> bool:
@@ -168,6 +177,9 @@ class ClusterWorker:
             return True
         if self._asked_to_look or now - self._looked_at >= self._interval_s():
             await self._observe()
+            return True
+        if self._folders and now >= self._removing.until:
+            await self._remove()
             return True
         return False
 
@@ -211,6 +223,17 @@ class ClusterWorker:
         self.trouble = result.detail
         self._files = files | self._files
         self._writing.failed(self._clock.monotonic_s())
+
+    async def _remove(self) -> None:
+        """Remove the pending folders; tried again later when that fails."""
+        folders = tuple(sorted(self._folders))
+        result = await self._runner.remove(folders, deadline_s=COMMAND_DEADLINE_S)
+        if isinstance(result, Done):
+            self._folders.difference_update(folders)
+            self._removing.succeeded()
+            return
+        self.trouble = result.detail
+        self._removing.failed(self._clock.monotonic_s())
 
     async def _observe(self) -> None:
         """Make the one listing, then read the files asked for: what ended by then has said so in its files."""

@@ -394,7 +394,7 @@ class Reconciler:
 
     def _forget(self) -> None:
         """Drop what is over long since."""
-        self._world.forget(ended_before=self._now - MEMORY_S)
+        self._workers.tidy(self._world.forget(ended_before=self._now - MEMORY_S))
         self._intake.forget()
         if self._revisions.known:
             self._heritage.forget(self._world)

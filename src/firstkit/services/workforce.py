@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import anyio.abc
 
 from firstkit.core.catalog import Cluster
+from firstkit.core.job.record import Job
 from firstkit.ports.runner import RemoteFile
 from firstkit.ports.scheduler import Observation, Scheduler
 from firstkit.services.job_watcher import ClusterWorker
@@ -71,6 +72,12 @@ class Workforce:
         """Write a file."""
         if cluster in self._workers:
             self._workers[cluster][1].put(file)
+
+    def tidy(self, jobs: Iterable[Job]) -> None:
+        """Remove the run directories of jobs that are forgotten; nothing but a job's own folder is ever removed."""
+        for job in jobs:
+            if job.cluster in self._workers and job.run_dir.endswith(f"/{job.id}"):
+                self._workers[job.cluster][1].remove(job.run_dir)
 
     def look(self, cluster: str) -> None:
         """Look at a cluster's scheduler soon."""

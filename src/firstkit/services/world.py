@@ -146,9 +146,10 @@ class World:
         if after != before:
             self._put_job(after, quiet=True)
 
-    def forget(self, *, ended_before: float) -> None:
-        """Drop from memory what ended before that moment."""
-        for job in [one for one in self.jobs.values() if one.ended_at is not None and one.ended_at < ended_before]:
+    def forget(self, *, ended_before: float) -> list[Job]:
+        """Drop from memory what ended before that moment; return the jobs."""
+        over = [one for one in self.jobs.values() if one.ended_at is not None and one.ended_at < ended_before]
+        for job in over:
             del self.jobs[job.id]
             self._saved_jobs.pop(job.id, None)
             self._on_cluster[job.cluster].pop(job.id, None)
@@ -162,6 +163,7 @@ class World:
         for index in (self._of_job, self._of_deployment, self._on_cluster):
             for name in [one for one, members in index.items() if not members]:
                 del index[name]
+        return over
 
     # -------------------------------------------------------------------------------------------------------- saving
     def take_dirty(self) -> Dirty:

@@ -144,6 +144,17 @@ class SimulatedCluster:
         await self._step("after put")
         return Done(code=0, out=b"", err=b"")
 
+    async def remove(self, folders: Sequence[str], *, deadline_s: float) -> Result:
+        """Remove whole folders."""
+        if self.faults.refused:
+            return Refused(detail="connection refused")
+        await anyio.sleep(deadline_s if self.faults.unreachable else self._round_trip_s)
+        if self.faults.unreachable:
+            return Unknown(detail=f"no answer within {deadline_s:g} s")
+        for path in [one for one in self.files if one.startswith(tuple(f"{folder}/" for folder in folders))]:
+            del self.files[path]
+        return Done(code=0, out=b"", err=b"")
+
     async def read_many(
         self, paths: Sequence[str], *, deadline_s: float, limit: int = 262_144
     ) -> Mapping[str, bytes] | Unknown:

@@ -135,3 +135,15 @@ async def test_files_are_written_whole_and_read_back_without_those_that_are_miss
         assert await rig.runner.read_many([one], deadline_s=DEADLINE_S, limit=4) == {one: b"6789"}
         await rig.runner.put([RemoteFile(path=one, data=b"new")], deadline_s=DEADLINE_S)
         assert await rig.runner.read_many([one], deadline_s=DEADLINE_S) == {one: b"new"}
+
+
+async def test_a_removed_folder_is_gone_with_all_in_it_and_an_absent_one_is_no_error(
+    rig_of: Opened, tmp_path: Path
+) -> None:
+    async with rig_of(tmp_path) as rig:
+        kept, gone = f"{rig.run_dir}/j-1/job.json", f"{rig.run_dir}/j-2/i-1/engine.log"
+        files = [RemoteFile(path=path, data=b"x") for path in (kept, gone)]
+        await rig.runner.put(files, deadline_s=DEADLINE_S)
+        for _ in range(2):
+            assert isinstance(await rig.runner.remove([f"{rig.run_dir}/j-2"], deadline_s=DEADLINE_S), Done)
+        assert await rig.runner.read_many([kept, gone], deadline_s=DEADLINE_S) == {kept: b"x"}

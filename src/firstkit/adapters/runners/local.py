@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -80,6 +81,17 @@ class LocalRunner:
             return Refused(detail=f"{error.filename or 'run directory'}: {error.strerror or error}")
         return Done(code=0, out=b"", err=b"")
 
+    async def remove(self, folders: Sequence[str], *, deadline_s: float) -> Result:
+        """Remove whole folders."""
+        try:
+            with anyio.fail_after(deadline_s):
+                await anyio.to_thread.run_sync(_remove, tuple(folders), abandon_on_cancel=True)
+        except TimeoutError:
+            return Unknown(detail=f"removing folders did not end within {deadline_s:g} s")
+        except OSError as error:
+            return Refused(detail=f"{error.filename}: {error.strerror or error}")
+        return Done(code=0, out=b"", err=b"")
+
     async def read_many(
         self, paths: Sequence[str], *, deadline_s: float, limit: int = 262_144
     ) -> Mapping[str, bytes] | Unknown:
@@ -147,6 +159,12 @@ def _make_private(folder: Path) -> None:
         folder = folder.parent
     for one in reversed(missing):
         one.mkdir(mode=0o700, exist_ok=True)
+
+
+def _remove(folders: Sequence[str]) -> None:
+    for folder in folders:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def _same(target: Path, file: RemoteFile) -> bool:
