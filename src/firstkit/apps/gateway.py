@@ -270,6 +270,7 @@ class _Gateway:
             identity=self._identity,
             engines=load_engines(),
             records=spool.append,
+            records_together=spool.append_all,
             telemetry=telemetry,
             api=Address(kind=AddressKind.UNIX, path=str(self._data / "run" / "api.sock")),
             server_tls=self._server_tls,

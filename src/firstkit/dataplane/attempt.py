@@ -64,10 +64,11 @@ class Attempt:
     def begin(self) -> None:
         """Take a connection and send."""
         upstream = self._pool.take()
-        if upstream is not None:
-            self.connected(upstream)
-        else:
+        if upstream is None:
             self._dial = self._pool.dial(self)
+            return
+        self.upstream = upstream
+        self._send(upstream)
 
     def connected(self, upstream: Upstream) -> None:
         """Send the request (called by the pool)."""
@@ -76,12 +77,7 @@ class Attempt:
             self._pool.give(upstream)
             return
         self.upstream = upstream
-        try:
-            self._send(upstream)
-        except FirstError as error:
-            upstream.abort()
-            self._end()
-            self.exchange.attempt_refused(self, error)
+        self._send(upstream)
 
     def not_connected(self, how: Failure, why: str) -> None:
         """Try elsewhere (called by the pool)."""
@@ -89,39 +85,38 @@ class Attempt:
         if not self.over:
             self._unreached(how, why)
 
+    @property
+    def place(self) -> bytes:
+        """Header lines that tell where the answer comes from."""
+        return self._pool.place(self.route)
+
     def _send(self, upstream: Upstream) -> None:
-        exchange, body, pool, route = self.exchange, self._body, self._pool, self.route
-        splices = self._splices(route.served_name) if self._must_splice(route.served_name) else ()
-        size = body.size + sum(len(new) - (end - start) for start, end, new in splices) if splices else body.size
+        exchange, body, route, read = self.exchange, self._body, self.route, self._read
+        served, size = route.served_name, body.size
+        splices: tuple[Splice, ...] = ()
+        if (served and served != read.model) or (read.stream and self._asks_usage()):
+            splices = self._splices(served)
+            size += sum(len(new) - (end - start) for start, end, new in splices)
         prepared = exchange.head.prepared
-        head = b"POST %b%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
-            pool.path(exchange.route.path),
-            exchange.target.query,
-            pool.head(route.authorization),
+        head = b"%b%b%bcontent-length: %d\r\n\r\n" % (
+            self._pool.head(exchange.route.path, exchange.target.query, route.authorization),
             prepared.forwarded if prepared is not None else b"",
-            exchange.id.encode(),
+            exchange.id_line,
             size,
         )
-        if size <= JOINED_BYTES and not body.spilled:
-            if splices:
-                parts = body.segments(splices)
-                upstream.begin(self, head + b"".join(part for part in parts if isinstance(part, bytes)))
-            else:
-                upstream.begin(self, head + body.buffer())
-            return
-        upstream.begin(self, head)
-        self._segments = body.segments(splices)
-        self._waits = False
-        self._send_more()
-
-    def _must_splice(self, served: str) -> bool:
-        read = self._read
-        if served and served != read.model:
-            return True
-        return read.stream and not read.gives_stream_options and self._asks_usage()
+        if size > JOINED_BYTES or body.spilled:
+            upstream.begin(self, head)
+            self._segments = body.segments(splices)
+            self._waits = False
+            self._send_more()
+        elif splices:
+            parts = body.segments(splices)
+            upstream.begin(self, head + b"".join(part for part in parts if isinstance(part, bytes)))
+        else:
+            upstream.begin(self, head + body.buffer())
 
     def _asks_usage(self) -> bool:
-        return self.traits.usage_on_request and self.exchange.route.asks_usage
+        return not self._read.gives_stream_options and self.traits.usage_on_request and self.exchange.route.asks_usage
 
     def _splices(self, served: str) -> tuple[Splice, ...]:
         """Say which bytes of the body are replaced: the model's name, and a wish for usage put in."""
@@ -130,7 +125,7 @@ class Attempt:
         if places is None:
             places = read.places = find_places(self._body.buffer())
         splices: list[Splice] = []
-        if read.stream and not read.gives_stream_options and self._asks_usage():
+        if read.stream and self._asks_usage():
             self.swallows_usage = True
             splices.append((places.opening, places.opening, USAGE_SPLICE))
         if served and served != read.model:
@@ -184,17 +179,19 @@ class Attempt:
         self.first_byte_at = now
         if self.lease.unproven:
             self.exchange.plane.dispatcher.failed(self.route.instance, Failure.OK)
-        upstream = self.upstream
-        if self._segments is not None and upstream is not None:
+        if self._segments is not None and self.upstream is not None:
             self._segments = None  # it answers before it has read everything
-            upstream.keep_alive = False
-        if reply.status == 101:
-            self.lost("an upgrade nobody asked for")
-        elif reply.status >= 400:
+            self.upstream.keep_alive = False
+        status = reply.status
+        if status >= 400:
             self._failed_reply = reply
             self._collect(payload, done, now)
+        elif status == 101:
+            self.lost("an upgrade nobody asked for")
         else:
-            self._pass_on(reply, payload, done, now)
+            if done:
+                self._complete()
+            self.exchange.attempt_answered(self, reply, payload, done, now)
 
     def payload(self, payload: bytes, framed: bytes | None, done: bool, now: float) -> None:  # noqa: FBT001 see User
         """Take more of the answer (called by the connection)."""
@@ -204,11 +201,6 @@ class Attempt:
         if done:
             self._complete()
         self.exchange.attempt_payload(self, payload, framed, done, now)
-
-    def _pass_on(self, reply: Reply, payload: bytes, done: bool, now: float) -> None:
-        if done:
-            self._complete()
-        self.exchange.attempt_answered(self, reply, payload, done, now)
 
     def _collect(self, payload: bytes, done: bool, now: float) -> None:
         """Read the start of an error answer, then decide whether it goes to the client or another instance is tried."""
@@ -224,13 +216,14 @@ class Attempt:
         if retryable and exchange.may_retry(self):
             if self.upstream is not None and not done:
                 self.upstream.abort()
-            elif done:
-                self._give_back()
-            self._end()
+                self.upstream = None
+            self._complete()
             error = UpstreamError(f"The engine answered with status {reply.status}.")
             exchange.attempt_failed(self, error, status=reply.status)
         else:
-            self._pass_on(reply, start, done, now)
+            if done:
+                self._complete()
+            exchange.attempt_answered(self, reply, start, done, now)
 
     def lost(self, why: str) -> None:
         """Try elsewhere, or end what the client has begun to get (called by the connection)."""
@@ -307,13 +300,11 @@ class Attempt:
         return False
 
     def _complete(self) -> None:
-        self._give_back()
-        self._end()
-
-    def _give_back(self) -> None:
+        """Give the connection back, then the place."""
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
             self._pool.give(upstream)
+        self._end()
 
     def _end(self) -> None:
         """Release the lease: the one place where an attempt does so."""

@@ -7,8 +7,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from firstkit.core.principal import Principal
 from firstkit.core.request import AttemptRecord, Outcome, RequestClass, Usage
 from firstkit.ports.telemetry import Count, Spread, Telemetry
 from firstkit.services.admission import Admission
@@ -60,19 +61,9 @@ class _ModelCells:
         self.gap: Spread = telemetry.spread("first_token_gap_seconds", model=model)
 
 
-class _Entry(NamedTuple):
-    """One attempt that is over. `conn` is free once `last` has been sent to it; None for what is not the end."""
-
-    exchange: InferenceExchange
-    attempt: Attempt | None
-    number: int
-    outcome: Outcome
-    status: int
-    error_code: str
-    ended: bool
-    now: float
-    conn: Connection | None
-    last: bytes
+_Entry = tuple["InferenceExchange", "Attempt | None", int, Outcome, int, str, bool, float, "Connection | None", bytes]
+"""One attempt that is over: exchange, attempt, its number, outcome, status, error code, whether the request has ended with
+it, when; the connection that is free once the last bytes have been sent to it (None for what is not the end), and those."""
 
 
 class Books:
@@ -118,7 +109,7 @@ class Books:
         if not self._entries:
             self._loop.call_soon(self.flush)
         self._entries.append(
-            _Entry(exchange, attempt, number, outcome, status, error_code, True, time.monotonic(), conn, last)  # noqa: FBT003
+            (exchange, attempt, number, outcome, status, error_code, True, time.monotonic(), conn, last)
         )
 
     def retried(self, exchange: InferenceExchange, attempt: Attempt, *, status: int, error_code: str) -> None:
@@ -127,7 +118,7 @@ class Books:
             self._loop.call_soon(self.flush)
         now = time.monotonic()
         self._entries.append(
-            _Entry(exchange, attempt, attempt.number, Outcome.RETRIED, status, error_code, False, now, None, b"")  # noqa: FBT003
+            (exchange, attempt, attempt.number, Outcome.RETRIED, status, error_code, False, now, None, b"")
         )
 
     def flush(self) -> None:
@@ -144,11 +135,10 @@ class Books:
                 self._records(written)
             except OSError:
                 log.exception("attempts could not be recorded")
-        for entry in entries:
-            conn = entry.conn
+        for *_, conn, last in entries:
             if conn is not None:
-                if entry.last:
-                    conn.write(entry.last)
+                if last:
+                    conn.write(last)
                 conn.finished()
 
     def refused(self, code: str) -> None:
@@ -163,20 +153,20 @@ class Books:
         self._telemetry.count("first_api_requests_total", status=f"{status // 100}xx").value += 1
 
     def _write_up(self, entry: _Entry, written: list[AttemptRecord]) -> None:
-        exchange = entry.exchange
+        exchange, attempt, _, outcome, _, error_code, ended, now, _, _ = entry
         principal = exchange.principal
-        if entry.outcome is Outcome.REJECTED:
-            self.refused(entry.error_code)
+        if outcome is Outcome.REJECTED:
+            self.refused(error_code)
         if principal is None:
             return  # nobody whose request it was: counted, not kept
-        relay = exchange.relay if entry.ended and entry.attempt is not None else None
+        relay = exchange.relay if ended and attempt is not None else None
         usage = relay.usage() if relay is not None else _NO_USAGE
-        record = _record(entry, relay, usage)
+        record = _record(entry, principal, relay, usage)
         written.append(record)
         if usage is not _NO_USAGE:
             tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
             if tokens:
-                self._admission.charge(principal.subject, tokens, entry.now)
+                self._admission.charge(principal.subject, tokens, now)
         if exchange.facts is not None:
             self._measure(record, usage)
 
@@ -217,22 +207,32 @@ class Books:
             cells.cached.value += usage.cached_tokens or 0
 
 
-def _record(entry: _Entry, relay: Relay | None, usage: Usage) -> AttemptRecord:
+def _record(entry: _Entry, principal: Principal, relay: Relay | None, usage: Usage) -> AttemptRecord:
     exchange, attempt, number, outcome, status, error_code, ended, now, _, _ = entry
-    principal, facts, read, start = exchange.principal, exchange.facts, exchange.read, exchange.started_at
-    prepared, kept = exchange.head.prepared, exchange.kept
+    facts, read, start, kept = exchange.facts, exchange.read, exchange.started_at, exchange.kept
+    prepared = exchange.head.prepared
     meter = relay.meter if relay is not None else None
-    route = attempt.route if attempt is not None else None
-    first_byte_at = attempt.first_byte_at if attempt is not None else None
-    first_token_at = meter.first_token_at if meter is not None else None
-    gaps = meter.gaps if meter is not None else 0
+    if attempt is not None:
+        route, decision, waited_s, first_byte_at = (
+            attempt.route,
+            attempt.decision,
+            attempt.granted_at - start,
+            attempt.first_byte_at,
+        )
+    else:
+        route, decision, waited_s, first_byte_at = None, "", now - start, None
+    first_token_s = gap_max_s = gap_mean_s = None
+    if meter is not None and meter.first_token_at is not None:
+        first_token_s = meter.first_token_at - start
+        if meter.gaps:
+            gap_max_s, gap_mean_s = meter.gap_max_s, meter.gap_sum_s / meter.gaps
     return AttemptRecord(
         request=exchange.id,
         attempt=number,
         ended=ended,
         at=exchange.at,
-        subject=principal.subject if principal is not None else "",
-        project=principal.project if principal is not None else "",
+        subject=principal.subject,
+        project=principal.project,
         client_request_id=prepared.client_id if prepared is not None else "",
         path=exchange.route.path,
         model=facts.model if facts is not None else "",
@@ -245,14 +245,14 @@ def _record(entry: _Entry, relay: Relay | None, usage: Usage) -> AttemptRecord:
         outcome=outcome,
         status=status,
         error_code=error_code,
-        decision=attempt.decision if attempt is not None else "",
+        decision=decision,
         usage=usage,
-        waited_s=(attempt.granted_at if attempt is not None else now) - start,
+        waited_s=waited_s,
         first_byte_s=first_byte_at - start if first_byte_at is not None else None,
-        first_token_s=first_token_at - start if first_token_at is not None else None,
+        first_token_s=first_token_s,
         total_s=now - start,
-        gap_max_s=meter.gap_max_s if meter is not None and gaps else None,
-        gap_mean_s=meter.gap_sum_s / gaps if meter is not None and gaps else None,
+        gap_max_s=gap_max_s,
+        gap_mean_s=gap_mean_s,
         chunks=meter.chunks if meter is not None else 0,
         request_bytes=kept.size if kept is not None else 0,
         response_bytes=relay.body_bytes if relay is not None else 0,

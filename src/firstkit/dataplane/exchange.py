@@ -54,6 +54,7 @@ class InferenceExchange(Intake):
         self.target = target
         self.route = route
         self.id = plane.new_id()
+        self.id_line = f"x-request-id: {self.id}\r\n".encode()
         self.at = time.time()
         self.started_at = time.monotonic()
 
@@ -225,14 +226,13 @@ class InferenceExchange(Intake):
 
     def _extra(self, attempt: Attempt | None) -> bytes:
         """Write our own header lines of the answer."""
-        text = f"x-request-id: {self.id}\r\n"
+        lines = self.id_line
         if attempt is not None:
-            route = attempt.route
-            text += f"x-first-cluster: {route.cluster}\r\nx-first-instance: {route.instance}\r\n"
-        for name, value in self.limits:
-            text += f"{name}: {value}\r\n"
+            lines += attempt.place
+        if self.limits:
+            lines += "".join([f"{name}: {value}\r\n" for name, value in self.limits]).encode("latin-1", "replace")
         origins = self.plane.settings.cors_origins
-        return text.encode("latin-1", "replace") + (cors.lines(self.head, origins) if origins else b"")
+        return lines + cors.lines(self.head, origins) if origins else lines
 
     # ------------------------------------------------------------------------------------------------- waiting
 

@@ -108,14 +108,16 @@ class HeadReader:
     parsed and judged once. The same `Head` comes back with another length; the one before has been answered by then.
     """
 
-    __slots__ = ("_key", "_last")
+    __slots__ = ("_key", "_last", "_raw")
 
     def __init__(self) -> None:
-        self._key = b""
+        self._key = self._raw = b""
         self._last: Head | None = None
 
     def read(self, raw: bytes) -> Head:
         """Read one head, which must be complete and end in its empty line; raises FirstError."""
+        if raw == self._raw and self._last is not None:
+            return self._last
         match = _LENGTH.search(raw)
         if match is None:
             return read_head(raw)
@@ -124,10 +126,11 @@ class HeadReader:
         last = self._last
         if last is not None and key == self._key:
             last.length = int(match[1])
+            self._raw = raw
             return last
         head = read_head(raw)
         if head.length == int(match[1]):
-            self._key, self._last = key, head
+            self._key, self._raw, self._last = key, raw, head
         return head
 
 

@@ -156,7 +156,8 @@ class Pool:
         "_idle",
         "_names",
         "_open",
-        "_paths",
+        "_place",
+        "_place_route",
         "_reader",
         "_waiting",
         "address",
@@ -173,27 +174,33 @@ class Pool:
         self.address = address
         self.parked = parked
         self.closed = False
-        self._paths: dict[str, bytes] = {}
-        self._heads: dict[str | None, bytes] = {}
+        self._heads: dict[tuple[str, str | None], bytes] = {}
         self._names: dict[str, bytes] = {}
+        self._place = b""
+        self._place_route: Route | None = None
         self._host = _host(address)
 
-    def path(self, path: str) -> bytes:
-        """Write the path as this engine has it."""
-        found = self._paths.get(path)
-        if found is None:
-            found = self._paths[path] = (self.address.base_path.rstrip("/") + path).encode()
-        return found
-
-    def head(self, authorization: str | None) -> bytes:
-        """Write the part of a request's head that is the same for all requests."""
-        found = self._heads.get(authorization)
+    def head(self, path: str, query: bytes, authorization: str | None) -> bytes:
+        """Write the beginning of a request's head; without a query it is the same for all requests to a path."""
+        key = path, authorization
+        found = None if query else self._heads.get(key)
         if found is None:
             text = f" HTTP/1.1\r\nhost: {self._host}\r\n"
             if authorization:
                 text += f"authorization: {authorization}\r\n"
-            found = self._heads[authorization] = text.encode("latin-1")
+            target = (self.address.base_path.rstrip("/") + path).encode() + query
+            found = b"POST " + target + text.encode("latin-1")
+            if not query:
+                self._heads[key] = found
         return found
+
+    def place(self, route: Route) -> bytes:
+        """Write the header lines that tell which instance this is."""
+        if self._place_route is not route:
+            self._place_route = route
+            text = f"x-first-cluster: {route.cluster}\r\nx-first-instance: {route.instance}\r\n"
+            self._place = text.encode("latin-1", "replace")
+        return self._place
 
     def name_json(self, served: str) -> bytes:
         """Write the engine's own name for the model as a JSON string."""
@@ -225,7 +232,7 @@ class Pool:
             asker.connected(upstream)
             return
         self._idle.append(upstream)
-        upstream.rest_until(time.monotonic() + IDLE_S)
+        upstream.due = time.monotonic() + IDLE_S
 
     def dial(self, asker: Dialled) -> Dial:
         """Make a new connection for somebody, or wait for a parked one."""

@@ -68,14 +68,18 @@ class ReplyReader:
     An upstream's heads differ in little but the length, so the last few are remembered without it.
     """
 
-    __slots__ = ("_dropped", "_memo")
+    __slots__ = ("_dropped", "_last", "_memo", "_raw")
 
     def __init__(self, dropped: frozenset[bytes]) -> None:
         self._dropped = dropped | HOP_BY_HOP | {b"content-length"}
         self._memo: dict[bytes, Shape] = {}
+        self._raw = b""
+        self._last: Reply | None = None
 
     def read(self, raw: bytes, *, to_head: bool) -> Reply:
         """Read one complete head; `to_head` tells that it answers a HEAD request. Raises FramingError."""
+        if raw == self._raw and self._last is not None and not to_head:
+            return self._last
         match = _LENGTH.search(raw)
         if match is None:
             key, length = raw, None
@@ -85,7 +89,9 @@ class ReplyReader:
         memo = self._memo
         shape = memo.get(key)
         if shape is not None and not to_head:
-            return Reply(shape, length)
+            self._raw = raw
+            self._last = reply = Reply(shape, length)
+            return reply
         collector = _Collector(self._dropped)
         shape = _read_shape(raw, collector, to_head=to_head)
         if not to_head and length == collector.length and shape.status >= 200:

@@ -292,10 +292,6 @@ class Upstream(asyncio.Protocol):
         else:
             self.user.silent()
 
-    def rest_until(self, due: float) -> None:
-        """Close the connection if it is idle then."""
-        self.due = due
-
     def abort(self) -> None:
         """Close at once; nobody hears of it any more."""
         self.user = None

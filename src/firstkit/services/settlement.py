@@ -92,6 +92,17 @@ class Spool:
             if not self._write(line):
                 self._keep(line)
 
+    def append_all(self, records: Sequence[AttemptRecord]) -> None:
+        """Record attempts that have ended together: the same, with one write for all of their lines."""
+        try:
+            lines = _ENCODER.encode_lines(records)
+        except UnicodeEncodeError:
+            lines = b"".join(map(encode, records))
+        with self._lock:
+            if not self._write(lines):
+                for line in lines.splitlines(keepends=True):
+                    self._keep(line)
+
     def flush(self) -> None:
         """Write what waits in memory, as far as the disk takes it again."""
         while True:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
+from firstkit.core.health.liveness import SOUND
 from firstkit.core.instance.record import Contact
+from firstkit.core.request import RequestClass
 from firstkit.core.routing.candidates import BUSY, NONE, Rejection, Want, crowded, rejection
 from firstkit.core.routing.load import StandingT, least_in_flight, least_suspect
 
@@ -53,7 +55,20 @@ def choose(
     """
     eligible: list[StandingT] = []
     rejected: list[tuple[StandingT, Rejection]] = []
+    path, cluster, simple = want.path, want.cluster, not failed and want.request_class is RequestClass.INTERACTIVE
     for standing in standings:
+        route = standing.route
+        if (
+            simple
+            and standing.health is SOUND
+            and standing.in_flight < route.cap
+            and now < standing.ends_at
+            and not route.draining
+            and (not route.paths or path in route.paths)
+            and (cluster is None or cluster == route.cluster)
+        ):
+            eligible.append(standing)  # what `rejection` would find too, without a call: most are so
+            continue
         why = rejection(standing, want, now=now, failed=failed, reserve=reserve)
         if why is None:
             eligible.append(standing)
