@@ -139,7 +139,7 @@ def test_an_append_is_one_write_of_one_short_line(scene: Scene, monkeypatch: pyt
         writes.append(data)
         return write(file, data)
 
-    monkeypatch.setattr(settlement.os, "write", counted)
+    monkeypatch.setattr(os, "write", counted)
     scene.spool.append(RECORD)
     assert len(writes) == 1
     assert writes[0].count(b"\n") == 1
@@ -261,9 +261,9 @@ def test_a_write_that_the_disk_took_in_part_loses_neither_this_record_nor_the_ne
     scene: Scene, monkeypatch: pytest.MonkeyPatch, cut: int
 ) -> None:
     write = os.write
-    monkeypatch.setattr(settlement.os, "write", lambda file, data: write(file, data[:cut]))
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:cut]))
     scene.spool.append(record(1))
-    monkeypatch.setattr(settlement.os, "write", write)
+    monkeypatch.setattr(os, "write", write)
     assert scene.spool.waiting == 1
     scene.spool.append(record(2))
     scene.settlement.sweep()
