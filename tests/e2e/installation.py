@@ -211,6 +211,8 @@ def installation(
         running.stop()
         left = processes_naming(str(data))
         assert not left, f"left behind: {left}"
+        crashed = [part for part in ("gateway", "api", "controller") if "Traceback" in running.log(part)]
+        assert not crashed, f"{crashed}: {running.log(crashed[0])[-5000:]}"
 
 
 def environment() -> dict[str, str]:

@@ -214,21 +214,23 @@ def test_ctrl_c_twice_cuts_what_runs_with_an_error_event_and_leaves_nothing(tmp_
     assert_nothing_left(running.data)
 
 
-def test_kill_9_leaves_no_process_though_a_stream_was_open_and_the_next_start_is_as_any_other(tmp_path: Path) -> None:
+def test_kill_9_lets_an_open_stream_finish_leaves_no_process_and_the_next_start_is_as_any_other(
+    tmp_path: Path,
+) -> None:
     text = config(deployments={"a": paced("a")})
     with installation(tmp_path, config=text) as running:
         running.wait_hot("a")
         key = running.key
-        stream = Stream(running, asks("tokens=1000 every=0.1", model="a", stream=True))
+        stream = Stream(running, asks("tokens=30 every=0.1", model="a", stream=True))
         stream.wait_for(b"w0 ")
         killed = time.monotonic()
         running.process.kill()
         running.process.wait(10)
+        stream.assert_whole(30)
         while processes_naming(str(running.data)):
             assert time.monotonic() - killed < 60, processes_naming(str(running.data))
             time.sleep(0.05)
         print(f"\neverything had ended {time.monotonic() - killed:.1f} s after kill -9")
-        stream.end()
     with installation(tmp_path, config=text) as again:
         again.wait_hot("a")
         assert again.key == key

@@ -16,6 +16,7 @@ from pathlib import Path
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LOG_LIMIT = 10_000_000
 READY_WITHIN_S = 30.0
+SAME_DEATH_S = 1.0
 QUICK_S = 5.0
 LONGEST_PAUSE_S = 30.0
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -231,3 +232,22 @@ async def _told_ready(reader: int) -> bool:
 def _end_with_parent() -> None:
     """Have the kernel send TERM when the parent dies, however it dies (runs between fork and exec)."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+class Insistence:
+    """Tell a second signal to end that means "at once" from a TERM that the kernel repeats.
+
+    When a parent with several threads is killed, its children are handed on from thread to thread and get the signal of
+    `_end_with_parent` at each death: within moments, and nobody has insisted on anything. INT comes from people alone.
+    """
+
+    def __init__(self) -> None:
+        self._first_at: float | None = None
+
+    def heard(self, number: int) -> bool:
+        """Note one signal to end; True when it is another one that somebody has sent."""
+        now = time.monotonic()
+        if self._first_at is None:
+            self._first_at = now
+            return False
+        return number == signal.SIGINT or now - self._first_at > SAME_DEATH_S

@@ -21,6 +21,7 @@ from firstkit.adapters.probe import HttpProbe
 from firstkit.adapters.store import SqlStore, migrate_store, open_store
 from firstkit.adapters.store.nudge import open_nudge
 from firstkit.adapters.telemetry.journal import Journal, start_logging
+from firstkit.apps.children import Insistence
 from firstkit.apps.clusters import runner_for, scheduler_for
 from firstkit.config.environment import read_environment
 from firstkit.config.loading import Loaded, catalog_from_document, load
@@ -108,17 +109,21 @@ class _Controller:
         self, reconciler: Reconciler, scope: anyio.CancelScope, thread: StoreThread, store: SqlStore
     ) -> None:
         """TERM and INT stop (a second one at once), HUP applies the configuration again."""
+        insistence = Insistence()
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
                 if number == signal.SIGHUP:
                     await self._apply_again(thread, store)
                     reconciler.wake()
-                elif self._options.retire_on_stop and not self._stopping:
+                    continue
+                again = insistence.heard(number)
+                if self._options.retire_on_stop and not self._stopping:
                     self._stopping = True
                     self._journal("retiring")
                     reconciler.retire(within_s=10.0)
                 elif self._stopping:
-                    reconciler.retire(within_s=0.0)
+                    if again:
+                        reconciler.retire(within_s=0.0)
                 else:
                     self._journal("stopping")
                     scope.cancel()

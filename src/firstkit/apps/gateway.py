@@ -25,7 +25,7 @@ from firstkit.adapters.store import SqlStore, open_store
 from firstkit.adapters.store.nudge import Nudge, open_nudge
 from firstkit.adapters.telemetry.journal import Journal, start_logging
 from firstkit.adapters.telemetry.metrics import PrometheusTelemetry
-from firstkit.apps.children import Child, Part
+from firstkit.apps.children import Child, Insistence, Part
 from firstkit.apps.door_pass import DoorPass
 from firstkit.apps.listening import admin_socket, leave_address, public_socket
 from firstkit.config.environment import read_environment
@@ -291,13 +291,14 @@ class _Gateway:
     async def _obey_signals(self) -> None:
         """TERM and INT drain (again: end at once); QUIT drains for a successor; HUP reads the settings again."""
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+        insistence = Insistence()
         with anyio.open_signal_receiver(*numbers) as signals:
             async for number in signals:
                 if number == signal.SIGHUP:
                     self._reload()
                     continue
                 if number != signal.SIGQUIT:
-                    if self._refusing:
+                    if insistence.heard(number):
                         self._hurry.set()
                     self._refuse_who_waits()
                 self._stop.set()

@@ -209,7 +209,7 @@ class _Up:
             stop = asyncio.create_task(by_name[name].stop(within_s=STOP_S))
             await asyncio.wait({stop, hurry}, return_when=asyncio.FIRST_COMPLETED)
             if not stop.done():
-                by_name[name].signal(signal.SIGTERM)
+                by_name[name].signal(signal.SIGINT)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(asyncio.shield(stop), 5.0 if name != "controller" else 25.0)
                 if not stop.done():

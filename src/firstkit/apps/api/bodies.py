@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from fastapi import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from firstkit.apps.api.answers import answer
@@ -41,4 +44,5 @@ class BodyLimit:
                     raise HTTPException(413, sentence)  # FastAPI lets none but its own error through
             return message
 
-        await self._app(scope, counted, send)
+        with contextlib.suppress(ClientDisconnect):  # in the middle of its body: nobody is left to answer
+            await self._app(scope, counted, send)
