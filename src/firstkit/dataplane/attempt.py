@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from firstkit.core.errors import FirstError, SiteError, UpstreamError
+from firstkit.core.errors import SiteError, UpstreamError
 from firstkit.core.health.liveness import Failure
 from firstkit.core.request import Outcome
 from firstkit.dataplane.body import Body, Splice
@@ -34,16 +34,27 @@ class Attempt:
     When the client has left, an engine that cannot abort is read to its end, unheard, and the lease is held until then.
     """
 
-    # Plain class attributes instead of slots: one is made for every attempt, and most of these never change.
-    first_byte_at: float | None = None
-    upstream: Upstream | None = None
-    swallows_usage = False
-    over = False
-    _dial: Dial | None = None
-    _segments: Iterator[bytes | tuple[int, int]] | None = None
-    _waits = False
-    _failed_reply: Reply | None = None
-    _start = b""
+    __slots__ = (
+        "_body",
+        "_dial",
+        "_failed_reply",
+        "_pool",
+        "_read",
+        "_segments",
+        "_start",
+        "_waits",
+        "decision",
+        "exchange",
+        "first_byte_at",
+        "granted_at",
+        "lease",
+        "number",
+        "over",
+        "route",
+        "swallows_usage",
+        "traits",
+        "upstream",
+    )
 
     def __init__(
         self, exchange: InferenceExchange, grant: Grant, pool: Pool, traits: EngineTraits, read: Read, body: Body
@@ -54,10 +65,19 @@ class Attempt:
         self.decision = grant.decision
         self.number = grant.attempt
         self.granted_at = time.monotonic()
+        self.first_byte_at: float | None = None
+        self.upstream: Upstream | None = None
+        self.swallows_usage = False
+        self.over = False
         self.traits = traits
         self._read = read
         self._body = body
         self._pool = pool
+        self._dial: Dial | None = None
+        self._segments: Iterator[bytes | tuple[int, int]] | None = None
+        self._waits = False
+        self._failed_reply: Reply | None = None
+        self._start = b""
 
     # --------------------------------------------------------------------------------------------- connecting
 
@@ -85,9 +105,8 @@ class Attempt:
         if not self.over:
             self._unreached(how, why)
 
-    @property
     def place(self) -> bytes:
-        """Header lines that tell where the answer comes from."""
+        """Write the header lines that tell where the answer comes from."""
         return self._pool.place(self.route)
 
     def _send(self, upstream: Upstream) -> None:

@@ -43,25 +43,35 @@ class Body:
     `add` says whether the sender must pause until `ready` is called; errors that come up meanwhile are passed to it.
     """
 
-    # Plain class attributes instead of slots: one is made for every request, and most of these never change.
-    size = 0
-    _charged = 0
-    _data: bytes | None = None
-    _file = -1
-    _released = False
-    _spilled = 0
-    _using = 0
-    _writing = False
+    __slots__ = (
+        "_account",
+        "_charged",
+        "_data",
+        "_file",
+        "_pending",
+        "_pieces",
+        "_released",
+        "_spilled",
+        "_using",
+        "_writing",
+        "size",
+        "spilled",
+    )
 
     def __init__(self, account: BodyAccount) -> None:
         self._account = account
         self._pieces: list[bytes] = []
         self._pending: list[bytes] = []
-
-    @property
-    def spilled(self) -> bool:
-        """Tell whether the body lies in a file."""
-        return self._file >= 0 or self._writing or bool(self._pending)
+        self._data: bytes | None = None
+        self._charged = 0
+        self._spilled = 0
+        self._file = -1
+        self._using = 0
+        self._writing = False
+        self._released = False
+        self.size = 0
+        self.spilled = False
+        """The body lies in a file, or is on its way there."""
 
     def add(self, piece: bytes, ready: Callable[[FirstError | None], None]) -> bool:
         """Take a piece; True when the sender has to wait for `ready`. Raises Limited when there is no room at all."""
@@ -78,6 +88,7 @@ class Body:
         account.disk += moved
         self._spilled += moved
         if not self.spilled:
+            self.spilled = True
             self._pending = self._pieces
             self._pieces = []
         self._pending.append(piece)

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from firstkit.core.principal import Principal
+import msgspec
+
 from firstkit.core.request import AttemptRecord, Outcome, RequestClass, Usage
 from firstkit.ports.telemetry import Count, Spread, Telemetry
 from firstkit.services.admission import Admission
@@ -25,7 +26,53 @@ log = logging.getLogger(__name__)
 ASKED_MOST = 200
 """How much of the name a client asked for is kept."""
 
+COUNTED_TOGETHER = 64
+"""So many attempts are added to the metrics at a time."""
+
 _NO_USAGE = Usage()
+_NOWHERE = ("", "", "")
+_REJECTED, _INTERACTIVE = Outcome.REJECTED, RequestClass.INTERACTIVE
+
+
+class AttemptLine(msgspec.Struct, gc=False):
+    """An `AttemptRecord` on its way to the spool: the same fields in the same order, made in a tenth of the time.
+
+    The two encode to the same JSON.
+    """
+
+    request: str
+    attempt: int
+    ended: bool
+    at: float
+    subject: str
+    project: str
+    client_request_id: str
+    path: str
+    model: str
+    asked: str
+    deployment: str
+    cluster: str
+    instance: str
+    stream: bool
+    request_class: RequestClass
+    outcome: Outcome
+    status: int
+    error_code: str
+    decision: str
+    usage: Usage
+    waited_s: float
+    first_byte_s: float | None
+    first_token_s: float | None
+    total_s: float
+    gap_max_s: float | None
+    gap_mean_s: float | None
+    chunks: int
+    request_bytes: int
+    response_bytes: int
+
+    def record(self) -> AttemptRecord:
+        """Make the record."""
+        return AttemptRecord(**{name: getattr(self, name) for name in self.__struct_fields__})
 
 
 class _ModelCells:
@@ -47,8 +94,8 @@ class _ModelCells:
     )
 
     def __init__(self, telemetry: Telemetry, model: str) -> None:
-        self.requests: dict[tuple[str, str], Count] = {}
-        self.attempts: dict[tuple[str, str], Count] = {}
+        self.requests: dict[tuple[str, Outcome], Count] = {}
+        self.attempts: dict[tuple[str, Outcome], Count] = {}
         self.given = telemetry.count("first_tokens_total", model=model, kind="input")
         self.made = telemetry.count("first_tokens_total", model=model, kind="output")
         self.cached = telemetry.count("first_tokens_total", model=model, kind="cached")
@@ -78,7 +125,7 @@ class Books:
         *,
         loop: asyncio.AbstractEventLoop,
         admission: Admission,
-        records: Callable[[Sequence[AttemptRecord]], None],
+        records: Callable[[Sequence[AttemptLine]], None],
     ) -> None:
         self._telemetry = telemetry
         self._loop = loop
@@ -87,6 +134,8 @@ class Books:
         self._models: dict[str, _ModelCells] = {}
         self._refusals: dict[str, Count] = {}
         self._entries: list[_Entry] = []
+        self._uncounted: list[AttemptLine] = []
+        telemetry.before_reading(self.count)
 
     def settle(
         self,
@@ -124,7 +173,7 @@ class Books:
     def flush(self) -> None:
         """Write up what has ended since the last time (called by the loop)."""
         entries, self._entries = self._entries, []
-        written: list[AttemptRecord] = []
+        written: list[AttemptLine] = []
         for entry in entries:
             try:
                 self._write_up(entry, written)
@@ -135,6 +184,9 @@ class Books:
                 self._records(written)
             except OSError:
                 log.exception("attempts could not be recorded")
+            self._uncounted += written
+            if len(self._uncounted) >= COUNTED_TOGETHER:
+                self.count()
         for *_, conn, last in entries:
             if conn is not None:
                 if last:
@@ -152,108 +204,114 @@ class Books:
         """Count an answer of the api."""
         self._telemetry.count("first_api_requests_total", status=f"{status // 100}xx").value += 1
 
-    def _write_up(self, entry: _Entry, written: list[AttemptRecord]) -> None:
-        exchange, attempt, _, outcome, _, error_code, ended, now, _, _ = entry
+    def count(self) -> None:
+        """Bring the metrics up to date; to be called before they are read."""
+        lines, self._uncounted = self._uncounted, []
+        for line in lines:
+            if line.model:
+                self._measure(line)
+
+    def _write_up(self, entry: _Entry, written: list[AttemptLine]) -> None:
+        exchange, attempt, number, outcome, status, error_code, ended, now, _, _ = entry
         principal = exchange.principal
-        if outcome is Outcome.REJECTED:
+        if outcome is _REJECTED:
             self.refused(error_code)
         if principal is None:
             return  # nobody whose request it was: counted, not kept
         relay = exchange.relay if ended and attempt is not None else None
         usage = relay.usage() if relay is not None else _NO_USAGE
-        record = _record(entry, principal, relay, usage)
-        written.append(record)
+        facts, read, start, kept = exchange.facts, exchange.read, exchange.started_at, exchange.kept
+        prepared = exchange.head.prepared
+        written.append(
+            AttemptLine(
+                exchange.id,
+                number,
+                ended,
+                exchange.at,
+                principal.subject,
+                principal.project,
+                prepared.client_id if prepared is not None else "",
+                exchange.route.path,
+                facts.model if facts is not None else "",
+                read.model[:ASKED_MOST] if read is not None else "",
+                *_where(attempt),
+                read.stream if read is not None else False,
+                facts.request_class if facts is not None else _INTERACTIVE,
+                outcome,
+                status,
+                error_code,
+                attempt.decision if attempt is not None else "",
+                usage,
+                (attempt.granted_at if attempt is not None else now) - start,
+                *_times(attempt, relay, start, now),
+                kept.size if kept is not None else 0,
+                relay.body_bytes if relay is not None else 0,
+            )
+        )
         if usage is not _NO_USAGE:
             tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
             if tokens:
                 self._admission.charge(principal.subject, tokens, now)
-        if exchange.facts is not None:
-            self._measure(record, usage)
 
-    def _measure(self, record: AttemptRecord, usage: Usage) -> None:
-        cells = self._models.get(record.model)
+    def _measure(self, line: AttemptLine) -> None:
+        model, outcome = line.model, line.outcome
+        cells = self._models.get(model)
         if cells is None:
-            cells = self._models[record.model] = _ModelCells(self._telemetry, record.model)
-        outcome = record.outcome.value
-        if record.instance:
-            key = (record.cluster, outcome)
+            cells = self._models[model] = _ModelCells(self._telemetry, model)
+        if line.instance:
+            key = (line.cluster, outcome)
             cell = cells.attempts.get(key)
             if cell is None:
                 cell = self._telemetry.count(
-                    "first_attempts_total", model=record.model, cluster=record.cluster, outcome=outcome
+                    "first_attempts_total", model=model, cluster=line.cluster, outcome=outcome.value
                 )
                 cells.attempts[key] = cell
             cell.value += 1
-            cells.wait.observe(record.waited_s)
-        if not record.ended:
+            cells.wait.observe(line.waited_s)
+        if not line.ended:
             return
-        key = (record.path, outcome)
+        key = (line.path, outcome)
         cell = cells.requests.get(key)
         if cell is None:
-            cell = self._telemetry.count("first_requests_total", model=record.model, path=record.path, outcome=outcome)
+            cell = self._telemetry.count("first_requests_total", model=model, path=line.path, outcome=outcome.value)
             cells.requests[key] = cell
         cell.value += 1
-        cells.received.value += record.request_bytes
-        cells.sent.value += record.response_bytes
-        cells.seconds.observe(record.total_s)
-        if record.first_token_s is not None:
-            cells.ttft.observe(record.first_token_s)
-            cells.events.value += record.chunks
-        if record.gap_mean_s is not None:
-            cells.gap.observe(record.gap_mean_s)
+        cells.received.value += line.request_bytes
+        cells.sent.value += line.response_bytes
+        cells.seconds.observe(line.total_s)
+        if line.first_token_s is not None:
+            cells.ttft.observe(line.first_token_s)
+            cells.events.value += line.chunks
+        if line.gap_mean_s is not None:
+            cells.gap.observe(line.gap_mean_s)
+        usage = line.usage
         if usage is not _NO_USAGE:
             cells.given.value += usage.input_tokens or 0
             cells.made.value += usage.output_tokens or 0
             cells.cached.value += usage.cached_tokens or 0
 
 
-def _record(entry: _Entry, principal: Principal, relay: Relay | None, usage: Usage) -> AttemptRecord:
-    exchange, attempt, number, outcome, status, error_code, ended, now, _, _ = entry
-    facts, read, start, kept = exchange.facts, exchange.read, exchange.started_at, exchange.kept
-    prepared = exchange.head.prepared
+def _where(attempt: Attempt | None) -> tuple[str, str, str]:
+    """Give deployment, cluster and instance."""
+    if attempt is None:
+        return _NOWHERE
+    route = attempt.route
+    return route.deployment, route.cluster, route.instance
+
+
+def _times(
+    attempt: Attempt | None, relay: Relay | None, start: float, now: float
+) -> tuple[float | None, float | None, float, float | None, float | None, int]:
+    """Give first byte, first token, total, greatest and mean gap, and the number of events."""
+    first_byte_s = None
+    if attempt is not None and attempt.first_byte_at is not None:
+        first_byte_s = attempt.first_byte_at - start
     meter = relay.meter if relay is not None else None
-    if attempt is not None:
-        route, decision, waited_s, first_byte_at = (
-            attempt.route,
-            attempt.decision,
-            attempt.granted_at - start,
-            attempt.first_byte_at,
-        )
-    else:
-        route, decision, waited_s, first_byte_at = None, "", now - start, None
-    first_token_s = gap_max_s = gap_mean_s = None
-    if meter is not None and meter.first_token_at is not None:
-        first_token_s = meter.first_token_at - start
-        if meter.gaps:
-            gap_max_s, gap_mean_s = meter.gap_max_s, meter.gap_sum_s / meter.gaps
-    return AttemptRecord(
-        request=exchange.id,
-        attempt=number,
-        ended=ended,
-        at=exchange.at,
-        subject=principal.subject,
-        project=principal.project,
-        client_request_id=prepared.client_id if prepared is not None else "",
-        path=exchange.route.path,
-        model=facts.model if facts is not None else "",
-        asked=read.model[:ASKED_MOST] if read is not None else "",
-        deployment=route.deployment if route is not None else "",
-        cluster=route.cluster if route is not None else "",
-        instance=route.instance if route is not None else "",
-        stream=read.stream if read is not None else False,
-        request_class=facts.request_class if facts is not None else RequestClass.INTERACTIVE,
-        outcome=outcome,
-        status=status,
-        error_code=error_code,
-        decision=decision,
-        usage=usage,
-        waited_s=waited_s,
-        first_byte_s=first_byte_at - start if first_byte_at is not None else None,
-        first_token_s=first_token_s,
-        total_s=now - start,
-        gap_max_s=gap_max_s,
-        gap_mean_s=gap_mean_s,
-        chunks=meter.chunks if meter is not None else 0,
-        request_bytes=kept.size if kept is not None else 0,
-        response_bytes=relay.body_bytes if relay is not None else 0,
-    )
+    if meter is None:
+        return first_byte_s, None, now - start, None, None, 0
+    if meter.first_token_at is None:
+        return first_byte_s, None, now - start, None, None, meter.chunks
+    first_token_s = meter.first_token_at - start
+    if not meter.gaps:
+        return first_byte_s, first_token_s, now - start, None, None, meter.chunks
+    return first_byte_s, first_token_s, now - start, meter.gap_max_s, meter.gap_sum_s / meter.gaps, meter.chunks

@@ -19,6 +19,8 @@ from firstkit.dataplane.timers import NEVER, NO_TICK
 if TYPE_CHECKING:
     from firstkit.dataplane.plane import Plane
 
+_CR = 13
+
 AHEAD_BYTES = 128 * 1024
 """How much of further requests is taken in while one is being answered."""
 
@@ -326,11 +328,10 @@ class Connection(asyncio.Protocol):
 
     def _next_head(self) -> bool:
         data = self._ahead
-        while data.startswith(b"\r\n"):
-            data = data[2:]
-        self._ahead = data
-        if not data or data == b"\r":
-            return False
+        if data[0] == _CR:
+            data = self._ahead = _after_empty_lines(data)
+            if not data or data == b"\r":
+                return False
         settings = self.plane.settings
         try:
             end = head_end(data, settings.head_limit)
@@ -428,3 +429,13 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
             return
         self.plane.wheel.later(GONE_CHECK_S, self._look_whether_gone)
+
+
+def _after_empty_lines(data: bytes) -> bytes:
+    """Drop empty lines before a request (RFC 9112, section 2.2); what is no empty line is left for the head's reader."""
+    rest = data.lstrip(b"\r\n")
+    before = data[: len(data) - len(rest)]
+    left = before.replace(b"\r\n", b"")
+    if not left:
+        return rest
+    return left + rest if rest or left != b"\r" else left

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from firstkit.dataplane.head import Head
     from firstkit.dataplane.routes import InferenceRoute, Target
 
+_COMPLETE = Outcome.COMPLETE
+
 ERROR_BODY_LIMIT = 64 * 1024
 """How much of an engine's error answer is read to make an event of it."""
 
@@ -35,28 +37,46 @@ class InferenceExchange(Intake):
     It is the client connection's exchange and the dispatcher's waiter; an attempt tells it how it goes.
     """
 
-    facts: RequestFacts | None = None
-    gone = False
-    """The client has left; what still comes is metered and dropped."""
-    relay: Relay | None = None
-    last_number = 0
-    """The number of the last attempt, 0 before the first."""
-    tried: frozenset[str] = frozenset()
-    _ticket: Ticket | None = None
-    _attempt: Attempt | None = None
-    _failed_reply: Reply | None = None
-    _failed_body = b""
+    __slots__ = (
+        "_attempt",
+        "_failed_body",
+        "_failed_reply",
+        "_ticket",
+        "_waits_since",
+        "at",
+        "facts",
+        "gone",
+        "id",
+        "id_line",
+        "last_number",
+        "relay",
+        "started_at",
+        "target",
+        "tried",
+        "waited_s",
+    )
 
     def __init__(self, conn: Connection, head: Head, target: Target, route: InferenceRoute) -> None:
-        self.conn = conn
-        self.plane = plane = conn.plane
-        self.head = head
+        super().__init__(conn, head, route)
         self.target = target
-        self.route = route
-        self.id = plane.new_id()
+        self.id = self.plane.new_id()
         self.id_line = f"x-request-id: {self.id}\r\n".encode()
         self.at = time.time()
         self.started_at = time.monotonic()
+        self.facts: RequestFacts | None = None
+        self.gone = False
+        """The client has left; what still comes is metered and dropped."""
+        self.relay: Relay | None = None
+        self.last_number = 0
+        """The number of the last attempt, 0 before the first."""
+        self.tried: frozenset[str] = frozenset()
+        self.waited_s = 0.0
+        """How long it has stood in queues."""
+        self._waits_since = 0.0
+        self._ticket: Ticket | None = None
+        self._attempt: Attempt | None = None
+        self._failed_reply: Reply | None = None
+        self._failed_body = b""
 
     def taken_in(self, principal: Principal, body: Body, read: Read) -> None:
         """Ask for a place."""
@@ -91,12 +111,15 @@ class InferenceExchange(Intake):
     def _placed(self, place: Grant | Ticket) -> None:
         if isinstance(place, Ticket):
             self._ticket = place
+            self._waits_since = time.monotonic()
         else:
             self.granted(place)
 
     def granted(self, grant: Grant) -> None:
         """Try at the instance (called by the dispatcher)."""
-        self._ticket = None
+        if self._ticket is not None:
+            self._ticket = None
+            self.waited_s += time.monotonic() - self._waits_since
         if self.over or self.gone:
             grant.lease.release()
             return
@@ -132,7 +155,9 @@ class InferenceExchange(Intake):
         try:
             if facts is None or not self.may_retry(attempt):
                 raise error
-            place = self.plane.dispatcher.again(facts, self, attempt=attempt.number + 1, exclude=self.tried)
+            place = self.plane.dispatcher.again(
+                facts, self, attempt=attempt.number + 1, exclude=self.tried, waited_s=self.waited_s
+            )
         except FirstError as last:
             self.fail(last, attempt=attempt)
             return
@@ -206,7 +231,7 @@ class InferenceExchange(Intake):
         elif relay.status >= 400 or (relay.meter is not None and relay.meter.failed):
             outcome = Outcome.ENGINE_ERROR
         else:
-            outcome = Outcome.COMPLETE
+            outcome = _COMPLETE
         self._settle(attempt, outcome, status=relay.status, last=relay.last)
 
     def _failed(self, attempt: Attempt, payload: bytes, done: bool) -> None:  # noqa: FBT001
@@ -228,7 +253,7 @@ class InferenceExchange(Intake):
         """Write our own header lines of the answer."""
         lines = self.id_line
         if attempt is not None:
-            lines += attempt.place
+            lines += attempt.place()
         if self.limits:
             lines += "".join([f"{name}: {value}\r\n" for name, value in self.limits]).encode("latin-1", "replace")
         origins = self.plane.settings.cors_origins

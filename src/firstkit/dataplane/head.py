@@ -111,7 +111,8 @@ class HeadReader:
     __slots__ = ("_key", "_last", "_raw")
 
     def __init__(self) -> None:
-        self._key = self._raw = b""
+        self._key: bytes = b""
+        self._raw: bytes = b""
         self._last: Head | None = None
 
     def read(self, raw: bytes) -> Head:

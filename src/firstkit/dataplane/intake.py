@@ -100,19 +100,21 @@ class Intake:
     has to be collected, for every request.
     """
 
-    # Plain class attributes instead of slots: one is made for every request, and most of these never change.
-    conn: Connection | None
-    plane: Plane
-    head: Head
-    route: InferenceRoute
-    principal: Principal | None = None
-    limits: tuple[tuple[str, str], ...] = ()
-    """Header lines that tell what is left of the caller's rate limits."""
-    kept: Body | None = None
-    read: Read | None = None
-    over = False
-    _limit = 0
-    _complete = False
+    __slots__ = ("_complete", "_limit", "conn", "head", "kept", "limits", "over", "plane", "principal", "read", "route")
+
+    def __init__(self, conn: Connection, head: Head, route: InferenceRoute) -> None:
+        self.conn: Connection | None = conn
+        self.plane: Plane = conn.plane
+        self.head = head
+        self.route = route
+        self.principal: Principal | None = None
+        self.limits: tuple[tuple[str, str], ...] = ()
+        """Header lines that tell what is left of the caller's rate limits."""
+        self.kept: Body | None = None
+        self.read: Read | None = None
+        self.over = False
+        self._limit = 0
+        self._complete = False
 
     def taken_in(self, principal: Principal, body: Body, read: Read) -> None:
         """Go on: everything of the request is here."""

@@ -23,7 +23,7 @@ from firstkit.dataplane.answers import Local, LocalAnswer
 from firstkit.dataplane.api import API_DROPPED, ApiExchange
 from firstkit.dataplane.attempt import Attempt
 from firstkit.dataplane.body import BodyAccount
-from firstkit.dataplane.books import Books
+from firstkit.dataplane.books import AttemptLine, Books
 from firstkit.dataplane.connection import Connection, Exchange
 from firstkit.dataplane.exchange import InferenceExchange
 from firstkit.dataplane.head import Head
@@ -73,7 +73,7 @@ class Plane:
         identity: Identity,
         engines: Mapping[str, EngineManners],
         records: Callable[[AttemptRecord], None],
-        records_together: Callable[[Sequence[AttemptRecord]], None] | None = None,
+        records_together: Callable[[Sequence[AttemptLine]], None] | None = None,
         telemetry: Telemetry,
         api: Address | None = None,
         server_tls: ssl.SSLContext | None = None,
@@ -311,9 +311,9 @@ def _stopping() -> SiteError:
     return SiteError("The gateway is stopping. Try again in a moment.", code="stopping", retry_after_s=2.0)
 
 
-def _one_by_one(record: Callable[[AttemptRecord], None]) -> Callable[[Sequence[AttemptRecord]], None]:
-    def records(entries: Sequence[AttemptRecord]) -> None:
-        for entry in entries:
-            record(entry)
+def _one_by_one(record: Callable[[AttemptRecord], None]) -> Callable[[Sequence[AttemptLine]], None]:
+    def records(lines: Sequence[AttemptLine]) -> None:
+        for line in lines:
+            record(line.record())
 
     return records

@@ -16,6 +16,10 @@ from firstkit.dataplane.reply import Reply, status_line
 from firstkit.wire.problems import error_event
 
 
+# a look-up in an enum costs as much as all the rest of a test
+_NONE, _LENGTH, _CLOSE = Framing.NONE, Framing.LENGTH, Framing.CLOSE
+
+
 class Out(Protocol):
     """The client's connection, as far as an answer needs it."""
 
@@ -56,29 +60,47 @@ class Relay:
     held event by event, metered, and ended in an error event at a break.
     """
 
-    # Plain class attributes instead of slots: one is made for every request, and most of these never change.
-    meter: StreamMeter | None = None
-    body_bytes = 0
-    status = 0
-    opened = False
-    """The head has gone out."""
-    ended = False
-    """The answer is complete, as far as the client is concerned."""
-    last = b""
-    """The last bytes of the answer: for whoever ends it to send, once it has been written up."""
-    _splitter: Splitter | None = None
-    _chunked = False
-    _until_close = False
-    _left: int | None = None
-    _whole: bytes | None = None
-    _head_kept = b""
-    _tail_kept = b""
+    __slots__ = (
+        "_chunked",
+        "_dialect",
+        "_events",
+        "_head_kept",
+        "_left",
+        "_out",
+        "_splitter",
+        "_swallow",
+        "_tail_kept",
+        "_until_close",
+        "_whole",
+        "body_bytes",
+        "ended",
+        "last",
+        "meter",
+        "opened",
+        "status",
+    )
 
     def __init__(self, out: Out, dialect: Dialect, *, swallow_usage: bool = False, events: bool = True) -> None:
         self._out = out
         self._dialect = dialect
         self._events = events
         self._swallow = swallow_usage
+        self._splitter: Splitter | None = None
+        self._chunked = False
+        self._until_close = False
+        self._left: int | None = None
+        self._whole: bytes | None = None
+        self._head_kept = b""
+        self._tail_kept = b""
+        self.meter: StreamMeter | None = None
+        self.body_bytes = 0
+        self.status = 0
+        self.last = b""
+        """The last bytes of the answer: for whoever ends it to send, once it has been written up."""
+        self.opened = False
+        """The head has gone out."""
+        self.ended = False
+        """The answer is complete, as far as the client is concerned."""
 
     @property
     def streams(self) -> bool:
@@ -118,13 +140,13 @@ class Relay:
 
     def open(self, reply: Reply, extra: bytes, payload: bytes, *, done: bool, now: float) -> None:
         """Pass on an engine's head (unless one has gone out already) with the first part of its body."""
-        self._until_close = reply.shape.framing is Framing.CLOSE
+        self._until_close = reply.shape.framing is _CLOSE
         if self.opened:
             self.payload(payload, None, done=done, now=now)
             return
         shape = reply.shape
         self.status = shape.status
-        if done and not shape.events and shape.framing is Framing.LENGTH:
+        if done and not shape.events and shape.framing is _LENGTH:
             # the whole of a plain answer in one piece, as most are
             self.opened = self.ended = True
             self.body_bytes = len(payload)
@@ -132,7 +154,7 @@ class Relay:
             end = b"connection: close\r\n\r\n" if self._out.will_close() else b"\r\n"
             self.last = b"%b%bcontent-length: %d\r\n%b%b" % (shape.block, extra, len(payload), end, payload)
             return
-        if self._events and shape.events and shape.framing is not Framing.NONE:
+        if self._events and shape.events and shape.framing is not _NONE:
             self._begin_events()
         head = self._finish_head(shape.block + extra, reply)
         data = head + self._pass(payload, None, done=done, now=now)
@@ -218,10 +240,10 @@ class Relay:
         self.opened = True
         out = self._out
         framing = reply.shape.framing if reply is not None else None
-        if reply is not None and framing is Framing.NONE:
+        if reply is not None and framing is _NONE:
             if reply.length is not None and reply.status not in {204, 304}:
                 head += b"content-length: %d\r\n" % reply.length
-        elif reply is not None and framing is Framing.LENGTH and self._splitter is None:
+        elif reply is not None and framing is _LENGTH and self._splitter is None:
             self._left = reply.length or 0
             head += b"content-length: %d\r\n" % self._left
         elif out.minor:

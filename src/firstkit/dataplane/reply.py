@@ -15,7 +15,8 @@ HEAD_LIMIT = 64 * 1024
 EVENT_STREAM = b"text/event-stream"
 
 _MEMO_MOST = 64
-_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})\r\n")
+_LENGTH, _CHUNKED, _CLOSE = Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
+_LENGTH_LINE = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})\r\n")
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -55,11 +56,11 @@ class Reply:
     def body(self) -> Body:
         """Make the decoder of the body."""
         framing = self.shape.framing
-        if framing is Framing.CHUNKED:
+        if framing is _CHUNKED:
             return ChunkedBody(strict_trailers=False)
-        if framing is Framing.CLOSE:
+        if framing is _CLOSE:
             return CloseBody()
-        return LengthBody((self.length or 0) if framing is Framing.LENGTH else 0)
+        return LengthBody((self.length or 0) if framing is _LENGTH else 0)
 
 
 class ReplyReader:
@@ -80,7 +81,7 @@ class ReplyReader:
         """Read one complete head; `to_head` tells that it answers a HEAD request. Raises FramingError."""
         if raw == self._raw and self._last is not None and not to_head:
             return self._last
-        match = _LENGTH.search(raw)
+        match = _LENGTH_LINE.search(raw)
         if match is None:
             key, length = raw, None
         else:

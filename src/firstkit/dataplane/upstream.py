@@ -12,6 +12,8 @@ from firstkit.dataplane.framing import Body, ChunkedBody, CloseBody, Framing, Fr
 from firstkit.dataplane.reply import HEAD_LIMIT, Reply, ReplyReader
 from firstkit.dataplane.timers import NEVER, NO_TICK, Wheel
 
+_LENGTH = Framing.LENGTH
+
 INTERIM_LIMIT = 16
 """How many 1xx answers are dropped before the other side counts as broken."""
 
@@ -201,7 +203,7 @@ class Upstream(asyncio.Protocol):
         self.reply = reply
         self.fresh = False
         self.keep_alive = reply.shape.keep_alive
-        if reply.shape.framing is Framing.LENGTH and reply.length == len(data):
+        if reply.shape.framing is _LENGTH and reply.length == len(data):
             self.due = NEVER  # all of it has come at once, as most do
             self.user = None
             user.answered(reply, data, True, now)

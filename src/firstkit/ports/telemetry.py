@@ -47,6 +47,10 @@ class Telemetry(Protocol):
         """Return the cell of a histogram."""
         ...
 
+    def before_reading(self, bring_up_to_date: Callable[[], None], /) -> None:
+        """Have something called before every reading: what has not been counted yet is counted then."""
+        ...
+
     def gauge(self, name: str, read: Callable[[], float], /, **labels: str) -> None:
         """Have a value read whenever somebody asks; replaces an earlier reader of the same name and labels."""
         ...

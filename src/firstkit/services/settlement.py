@@ -92,12 +92,15 @@ class Spool:
             if not self._write(line):
                 self._keep(line)
 
-    def append_all(self, records: Sequence[AttemptRecord]) -> None:
-        """Record attempts that have ended together: the same, with one write for all of their lines."""
+    def append_all(self, records: Sequence[object]) -> None:
+        """Record attempts that have ended together: the same, with one write for all of their lines.
+
+        Each encodes to JSON as an `AttemptRecord` does.
+        """
         try:
             lines = _ENCODER.encode_lines(records)
         except UnicodeEncodeError:
-            lines = b"".join(map(encode, records))
+            lines = b"".join(_ENCODER.encode(_printable(msgspec.to_builtins(it))) + b"\n" for it in records)
         with self._lock:
             if not self._write(lines):
                 for line in lines.splitlines(keepends=True):

@@ -130,6 +130,7 @@ class PrometheusTelemetry(Collector):
         self._counts: dict[str, dict[tuple[str, ...], Count]] = {}
         self._spreads: dict[str, dict[tuple[str, ...], Spread]] = {}
         self._gauges: dict[str, dict[tuple[str, ...], Callable[[], float]]] = {}
+        self._before: list[Callable[[], None]] = []
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -143,6 +144,10 @@ class PrometheusTelemetry(Collector):
         spec, key = _find(name, MetricKind.HISTOGRAM, labels)
         return self._spreads.setdefault(name, {}).setdefault(key, Spread(spec.buckets))
 
+    def before_reading(self, bring_up_to_date: Callable[[], None], /) -> None:
+        """Have something called before every scrape."""
+        self._before.append(bring_up_to_date)
+
     def gauge(self, name: str, read: Callable[[], float], /, **labels: str) -> None:
         """Have a value read at every scrape."""
         _, key = _find(name, MetricKind.GAUGE, labels)
@@ -154,6 +159,8 @@ class PrometheusTelemetry(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Fold the cells into metric families (called by prometheus_client)."""
+        for bring_up_to_date in self._before:
+            bring_up_to_date()
         for name, cells in self._counts.items():
             spec = METRICS[name]
             counter = CounterMetricFamily(name, spec.help, labels=spec.labels)

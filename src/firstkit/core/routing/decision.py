@@ -14,6 +14,7 @@ from firstkit.core.routing.candidates import BUSY, NONE, Rejection, Want, crowde
 from firstkit.core.routing.load import StandingT, least_in_flight, least_suspect
 
 _TOLD = 3
+_INTERACTIVE = RequestClass.INTERACTIVE  # a look-up in an enum costs as much as all the rest of a test
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,7 +56,7 @@ def choose(
     """
     eligible: list[StandingT] = []
     rejected: list[tuple[StandingT, Rejection]] = []
-    path, cluster, simple = want.path, want.cluster, not failed and want.request_class is RequestClass.INTERACTIVE
+    path, cluster, simple = want.path, want.cluster, not failed and want.request_class is _INTERACTIVE
     for standing in standings:
         route = standing.route
         if (
