@@ -3,8 +3,8 @@
 
 The last user message holds words such as `tokens=20 every=0.1`: how many tokens, and the seconds between two; `first=S`
 waits before the head, `break=N` breaks the connection after N tokens, `die=N` ends the whole process then, `status=503`
-answers with that status, `says=TEXT` begins with it, `call=F` calls the tool F (chat alone). `GET /seen` returns every
-request as it came, byte for byte. Token i of an answer is `w<i> `.
+answers with that status, `backwards=TEXT` begins with it, reversed, `call=F` calls the tool F (chat alone). `GET /seen`
+returns every request as it came, byte for byte. Token i of an answer is `w<i> `.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Wish:
         self.break_after = int(words["break"]) if "break" in words else None
         self.die_after = int(words["die"]) if "die" in words else None
         self.status = int(words.get("status", "200"))
-        self.says = words.get("says", "")
+        self.says = words.get("backwards", "")[::-1]
         self.call = words.get("call", "")
         self.stream = bool(body.get("stream"))
         self.usage = bool((body.get("stream_options") or {}).get("include_usage"))
