@@ -23,6 +23,7 @@ from firstkit.adapters.store.nudge import open_nudge
 from firstkit.adapters.telemetry.journal import Journal, start_logging
 from firstkit.apps.children import Insistence
 from firstkit.apps.clusters import runner_for, scheduler_for
+from firstkit.apps.naming import leave_installation
 from firstkit.config.environment import read_environment
 from firstkit.config.loading import Loaded, catalog_from_document, load
 from firstkit.core.catalog import Cluster
@@ -78,6 +79,7 @@ class _Controller:
             self._journal("store_migrated", before=before, after=after)
         store = open_store(settings.store, folder=self._data)
         try:
+            leave_installation(self._data, store.installation())
             self._apply_at_start(store)
             async with StoreThread() as thread, open_nudge(settings.store, folder=self._data) as nudge:
                 reconciler = Reconciler(self._parts(store, thread, nudge.send))

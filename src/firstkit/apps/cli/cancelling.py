@@ -1,54 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cancel all jobs of an installation at a cluster's scheduler, knowing nothing but the configuration file."""
+"""Cancel all jobs of an installation at a cluster's scheduler, asking no service; never another installation's."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
 
+from firstkit.adapters.store import open_store
 from firstkit.apps.clusters import runner_for, scheduler_for
+from firstkit.apps.naming import read_installation
 from firstkit.config.environment import read_environment
 from firstkit.config.loading import load
 from firstkit.core.catalog import Cluster
-from firstkit.core.errors import NotFound, SiteError
+from firstkit.core.errors import FirstError, NotFound, SiteError
 from firstkit.core.nearest import nearest, or_list
+from firstkit.core.settings import StoreSettings
 from firstkit.ports.runner import Done
 from firstkit.ports.scheduler import JobPhase
 
 DEADLINE_S = 60.0
 
 
-def cancel_all(name: str, *, config: Path, data: Path) -> list[str]:
-    """Cancel every live job of the installations that have used this run directory; return the jobs' tags."""
-    catalog = load(config, data_dir=data, environ=read_environment()).catalog
-    cluster = catalog.clusters.get(name)
+def cancel_all(name: str, *, config: Path, data: Path, installation: str | None = None) -> list[str]:
+    """Cancel every live job of one installation on a cluster; return the jobs' tags.
+
+    `installation`: which one; without it, the one that the store or the state folder names. SiteError if neither does.
+    """
+    loaded = load(config, data_dir=data, environ=read_environment())
+    cluster = loaded.catalog.clusters.get(name)
     if cluster is None:
-        close = nearest(name, catalog.clusters) or tuple(catalog.clusters)[:5]
+        close = nearest(name, loaded.catalog.clusters) or tuple(loaded.catalog.clusters)[:5]
         raise NotFound(f"there is no cluster {name!r} in {config}; did you mean {or_list(close)}?")
-    return anyio.run(_cancel, cluster)
+    ours = installation or _from_store(loaded.settings.store, data) or read_installation(data)
+    if ours is None:
+        used = seen_installations(cluster)
+        which = f"; {', '.join(used)} used {cluster.run_dir}" if used else ""
+        raise SiteError(
+            f"neither the store nor the state folder {data} tells which installation this is{which}: say which one's "
+            "jobs to cancel with `--installation ID`",
+            code="installation_unknown",
+        )
+    return anyio.run(_cancel, cluster, ours)
 
 
-async def _cancel(cluster: Cluster) -> list[str]:
+def _from_store(settings: StoreSettings, data: Path) -> str | None:
+    """Read the installation's id from the store; None when it cannot be asked. No store is made by looking for it."""
+    path = settings.url.removeprefix("sqlite:///")
+    if path != settings.url and not (data / path).exists():
+        return None
+    with contextlib.suppress(FirstError):
+        store = open_store(settings, folder=data)
+        try:
+            return store.installation()
+        finally:
+            store.close()
+    return None
+
+
+async def _cancel(cluster: Cluster, installation: str) -> list[str]:
     runner = runner_for(cluster)
-    cancelled: list[str] = []
-    for installation in sorted(installations(cluster)):
-        scheduler = scheduler_for(cluster, installation=installation)
-        seen = scheduler.parse(await runner.run(scheduler.observe(), deadline_s=DEADLINE_S))
-        if not seen.complete:
-            raise SiteError(f"the scheduler of {cluster.name} did not list its jobs: {seen.detail}; try again")
-        live = [job for job in seen.jobs if job.phase is not JobPhase.ENDED]
-        for result in await runner.run(scheduler.cancel([job.scheduler_id for job in live]), deadline_s=DEADLINE_S):
-            if not isinstance(result, Done) or result.code != 0:
-                said = result.err.decode(errors="replace").strip() if isinstance(result, Done) else result.detail
-                raise SiteError(f"cancelling at {cluster.name} failed: {said}; try again")
-        cancelled += [job.tag for job in live]
-    return cancelled
+    scheduler = scheduler_for(cluster, installation=installation)
+    seen = scheduler.parse(await runner.run(scheduler.observe(), deadline_s=DEADLINE_S))
+    if not seen.complete:
+        raise SiteError(f"the scheduler of {cluster.name} did not list its jobs: {seen.detail}; try again")
+    live = [job for job in seen.jobs if job.phase is not JobPhase.ENDED]
+    for result in await runner.run(scheduler.cancel([job.scheduler_id for job in live]), deadline_s=DEADLINE_S):
+        if not isinstance(result, Done) or result.code != 0:
+            said = result.err.decode(errors="replace").strip() if isinstance(result, Done) else result.detail
+            raise SiteError(f"cancelling at {cluster.name} failed: {said}; try again")
+    return [job.tag for job in live]
 
 
-def installations(cluster: Cluster) -> Iterator[str]:
+def seen_installations(cluster: Cluster) -> list[str]:
     """Read from the job documents in the run directory which installations have used it."""
     found: set[str] = set()
     for path in Path(cluster.run_dir).glob("j-*/job.json"):
@@ -56,4 +82,4 @@ def installations(cluster: Cluster) -> Iterator[str]:
             found.add(str(json.loads(path.read_bytes())["installation"]))
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    return iter(found)
+    return sorted(found)

@@ -28,6 +28,12 @@ from firstkit.core.errors import FirstError, SiteError, Unavailable
     default=None,
     help="The configuration file, for --direct.  [default: first.yaml in the state folder]",
 )
+@click.option(
+    "--installation",
+    default=None,
+    metavar="ID",
+    help="Whose jobs, for --direct.  [default: what the store says, else the state folder]",
+)
 @json_option
 def stop_command(
     *,
@@ -37,6 +43,7 @@ def stop_command(
     note: str,
     direct: bool,
     config: Path | None,
+    installation: str | None,
     as_json: bool,
 ) -> None:
     r"""Cancel every job of ours on a cluster, and submit no more until `first resume`.
@@ -63,14 +70,16 @@ def stop_command(
                     f"`first resume {cluster}`."
                 )
             return
-    _cancel_directly(cluster, asked, config, as_json=as_json)
+    _cancel_directly(cluster, asked, config, installation, as_json=as_json)
 
 
-def _cancel_directly(cluster: str, asked: Asked, config: Path | None, *, as_json: bool) -> None:
+def _cancel_directly(
+    cluster: str, asked: Asked, config: Path | None, installation: str | None, *, as_json: bool
+) -> None:
     from firstkit.apps.cli.cancelling import cancel_all
 
     data = state_folder(asked)
-    cancelled = cancel_all(cluster, config=config or data / "first.yaml", data=data)
+    cancelled = cancel_all(cluster, config=config or data / "first.yaml", data=data, installation=installation)
     if as_json:
         print_json({"cluster": cluster, "cancelled": cancelled})
     else:
