@@ -218,12 +218,17 @@ class Lifecycle:
                 begun.append((self._world.jobs[job.id], token))
         return begun
 
-    def due_cancels(self, *, now: float) -> list[tuple[str, str]]:
-        """List cancellations that are due, as (cluster, scheduler id): never sent, or long ago and the job is there."""
+    def due_cancels(self, *, patience_s: float, now: float) -> list[tuple[str, str]]:
+        """List cancellations that are due, as (cluster, scheduler id): never sent, or long ago and the job is there.
+
+        Cancelled is what shall end, and what has been ending by itself for longer than `patience_s` and holds its place.
+        """
         due: list[tuple[str, str]] = []
         for job in self._world.live_jobs():
             late = job.cancelled_at is None or now - job.cancelled_at >= CANCEL_AGAIN_S
-            if job.ending_for is not None and job.state in _CANCELLABLE and late and job.scheduler_id:
+            stuck = job.state is JobState.ENDING and now - job.state_at > patience_s
+            wished = job.ending_for is not None and job.state in _CANCELLABLE
+            if (wished or stuck) and late and job.scheduler_id:
                 self._world.amend_job(job.id, cancelled_at=now)
                 due.append((job.cluster, job.scheduler_id))
         return due

@@ -228,7 +228,8 @@ class Reconciler:
         views = self._decide(inputs, overrides)
         empty = self._carry_out(views, inputs, overrides)
         self._begun += self._lifecycle.begin_submissions(self._workers.__contains__, now=self._now)
-        self._cancels += self._lifecycle.due_cancels(now=self._now) + self._intake.orphans
+        patience_s = self._p.settings.lost_after_s
+        self._cancels += self._lifecycle.due_cancels(patience_s=patience_s, now=self._now) + self._intake.orphans
         self._intake.orphans.clear()
         await self._ledger.save(self._world, check=bool(self._begun or self._cancels))
         self._act()
