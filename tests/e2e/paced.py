@@ -103,6 +103,19 @@ def beside(name: str) -> Generator[Beside]:
         process.stdout.close()
 
 
+def engine_state(running: Installation, instance: str) -> dict[str, Any]:
+    """Ask a paced engine that the installation runs, over its own socket, what it has seen."""
+    words = Path(f"/proc/{running.engine_pid(instance)}/cmdline").read_bytes().decode().split("\0")
+    connection = http.client.HTTPConnection("localhost", timeout=10)
+    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.sock.connect(words[words.index("--socket") + 1])
+        connection.request("GET", "/seen")
+        return json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+
+
 def asks(text: str, *, model: str, stream: bool = False, **more: Any) -> dict[str, Any]:
     """Write a chat request."""
     return {"model": model, "messages": [{"role": "user", "content": text}], "stream": stream} | more
