@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 WATCHED_S = 10.0
 A_FEW_DIGITS = 16
 """A status that is written anew says how long the job has run: its numbers get longer."""
-HEARTBEATS = {"gateways", "term", "terms", "snapshots"}
+HEARTBEATS = {"gateways", "term", "snapshot"}
 """Tables whose rows say again and again that somebody lives: a gateway's demand, the controller's term and snapshot."""
 
 
