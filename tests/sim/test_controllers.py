@@ -317,3 +317,20 @@ async def test_retiring_while_things_start_leaves_nothing_behind(tmp_path: Path)
         await world.until(lambda: world.retired, within_s=200)
         await world.advance(60)
         assert not world.clusters["local"].live_jobs()
+
+
+@virtually
+async def test_a_controller_that_waits_for_anothers_term_stops_when_told_and_ends_none_of_its_jobs(
+    tmp_path: Path,
+) -> None:
+    async with simulated_world(tmp_path) as world:
+        first = await started(world)
+        waiting = world.compose("another")
+        world.begin(waiting)
+        await world.advance(3)
+        assert not world.retired
+        waiting.retire(within_s=0.0)
+        await world.until(lambda: world.retired, within_s=5)
+        await world.advance(60)
+        assert [route.instance for route in world.routes()] == [first]
+        assert [job.state for job in world.jobs()] == [JobState.RUNNING]

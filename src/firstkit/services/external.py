@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 import anyio
 
+from firstkit.core.catalog import Deployment
+from firstkit.core.instance.record import Instance
 from firstkit.core.topology import Address
 from firstkit.ports.clock import Clock
+from firstkit.ports.engine import Engine
 from firstkit.ports.probe import Probe, Probed
 
 READY_EVERY_S = 10.0
@@ -27,6 +30,22 @@ class Target:
     path: str
     served_name: str
     listed: bool = False
+
+
+def target_of(item: Instance, deployment: Deployment, engine: Engine) -> Target | None:
+    """Say how an instance is asked; None unless its engine is an external one."""
+    spec = engine.external(deployment)
+    if spec is None:
+        return None
+    return Target(
+        instance=item.id,
+        engine=deployment.engine.kind,
+        address=spec.address,
+        authorization=f"Bearer {item.engine_key}" if item.engine_key else None,
+        path=spec.serves_path or spec.health_path,
+        served_name=spec.serves_name or engine.served_name(deployment),
+        listed=spec.serves_path is not None and spec.serves_name is not None,
+    )
 
 
 class ExternalWatch:

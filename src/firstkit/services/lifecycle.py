@@ -221,7 +221,7 @@ class Lifecycle:
     def due_cancels(self, *, patience_s: float, now: float) -> list[tuple[str, str]]:
         """List cancellations that are due, as (cluster, scheduler id): never sent, or long ago and the job is there.
 
-        Cancelled is what shall end, and what has been ending by itself for longer than `patience_s` and holds its place.
+        Cancelled is what shall end, and what has been ending by itself for `patience_s` and holds its place.
         """
         due: list[tuple[str, str]] = []
         for job in self._world.live_jobs():

@@ -24,7 +24,7 @@ from firstkit.ports.runner import RemoteFile
 from firstkit.ports.scheduler import Rejected
 from firstkit.ports.store import Fenced, Revision, Store
 from firstkit.services import autoscaler
-from firstkit.services.external import ExternalWatch, Target
+from firstkit.services.external import ExternalWatch, Target, target_of
 from firstkit.services.intake import Intake, Journal
 from firstkit.services.job_watcher import ClusterWorker, Happening, Submitted
 from firstkit.services.ledger import MEMORY_S, Inputs, Ledger
@@ -135,7 +135,8 @@ class Reconciler:
 
     async def run(self, *, ready: Callable[[], None]) -> None:
         """Hold the term and reconcile until cancelled, fenced or retired; `ready` is called after the first tick."""
-        await self._take_over()
+        if not await self._take_over():
+            return
         fenced: Fenced | None = None
         async with anyio.create_task_group() as group:
             group.start_soon(self._external.run)
@@ -192,8 +193,8 @@ class Reconciler:
                     self._p.journal("cluster_well", cluster=name)
         self._troubles = troubles
 
-    async def _take_over(self) -> None:
-        """Wait for the term, then take in everything: a restart re-adopts what runs."""
+    async def _take_over(self) -> bool:
+        """Wait for the term, then take in everything: a restart re-adopts what runs. False: told to stop first."""
         while True:
             try:
                 found = await self._ledger.take_over()
@@ -203,11 +204,14 @@ class Reconciler:
                 if not error.retryable:
                     raise
                 self._note_trouble(error)
+            if self._retiring_s is not None:
+                return False  # what runs is another controller's
             await self._p.clock.sleep_s(0.5)
         self._now = found.now
         self._use(found.world)
         self._p.publisher.resume(version=found.snapshot_version, desired=found.desired_versions)
         self._p.journal("took_over", epoch=found.term.epoch, jobs=len(found.world.live_jobs()))
+        return True
 
     async def give_up(self) -> None:
         """Let the next controller take over at once."""
@@ -327,18 +331,10 @@ class Reconciler:
         targets: dict[str, Target] = {}
         for item in self._world.live_instances():
             deployment = self._heritage.of(item) if item.job is None else None
-            spec = self._p.engines[deployment.engine.kind].external(deployment) if deployment is not None else None
-            if deployment is not None and spec is not None:
-                engine = self._p.engines[deployment.engine.kind]
-                targets[item.id] = Target(
-                    instance=item.id,
-                    engine=deployment.engine.kind,
-                    address=spec.address,
-                    authorization=f"Bearer {item.engine_key}" if item.engine_key else None,
-                    path=spec.serves_path or spec.health_path,
-                    served_name=spec.serves_name or engine.served_name(deployment),
-                    listed=spec.serves_path is not None and spec.serves_name is not None,
-                )
+            if deployment is not None:
+                target = target_of(item, deployment, self._p.engines[deployment.engine.kind])
+                if target is not None:
+                    targets[item.id] = target
         self._external.set_targets(targets)
 
     def _submit(self, job: Job, token: str) -> None:
