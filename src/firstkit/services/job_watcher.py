@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import anyio
@@ -89,6 +89,7 @@ class ClusterWorker:
         self._asked_to_look = True
         self._cancelling, self._writing, self._removing = _Pause(), _Pause(), _Pause()
         self._stopped = False
+        self._successor: ClusterWorker | None = None
         self._wake = anyio.Event()
         self.trouble = ""
 
@@ -129,13 +130,31 @@ class ClusterWorker:
         self._wake.set()
 
     def succeed(self, other: ClusterWorker) -> None:
-        """Take over what another worker of this cluster has not begun; it ends once it has done what it is at."""
+        """Take over what another worker of this cluster has not begun; it ends once it has done what it is at.
+
+        What fails of that comes here as well.
+        """
         self._submissions += other._submissions
         self._cancels |= other._cancels
         self._files = other._files | self._files
         self._folders |= other._folders
         other._submissions, other._cancels, other._files, other._folders = [], set(), {}, set()
+        other._successor = self
         other.stop()
+        self.wake()
+
+    def postpone(self, *, cancels: frozenset[str] = frozenset(), files: Mapping[str, RemoteFile] | None = None) -> None:
+        """Keep what has failed for a later try, by the successor where there is one."""
+        if self._successor is not None:
+            self._successor.postpone(cancels=cancels, files=files)
+            return
+        now = self._clock.monotonic_s()
+        if cancels:
+            self._cancels |= cancels
+            self._cancelling.failed(now)
+        if files:
+            self._files = {**files, **self._files}
+            self._writing.failed(now)
         self.wake()
 
     def stop(self) -> None:
@@ -204,8 +223,7 @@ class ClusterWorker:
         if all(isinstance(result, Done) for result in results):
             self._cancelling.succeeded()
         else:
-            self._cancels |= ids
-            self._cancelling.failed(self._clock.monotonic_s())
+            self.postpone(cancels=frozenset(ids))
         for result in results:
             if not isinstance(result, Done):
                 self.trouble = result.detail
@@ -221,8 +239,7 @@ class ClusterWorker:
             self._writing.succeeded()
             return
         self.trouble = result.detail
-        self._files = files | self._files
-        self._writing.failed(self._clock.monotonic_s())
+        self.postpone(files=files)
 
     async def _remove(self) -> None:
         """Remove the pending folders; tried again later when that fails."""
