@@ -224,3 +224,28 @@ async def test_a_removed_external_engine_drains_and_is_left_alone(tmp_path: Path
         asked = len(world.questions)
         await world.advance(60)
         assert len(world.questions) == asked
+
+
+@virtually
+async def test_a_status_that_a_dead_launcher_left_in_its_file_is_no_sign_of_life_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    async with simulated_world(tmp_path) as world:
+        cluster = world.cluster()
+        cluster.faults.http_down = True
+        world.apply(ONE)
+        await world.start()
+        await world.until(lambda: bool(world.routes()))
+        await world.advance(60)
+        (before,) = world.instances()
+        world.kill()
+        cluster.faults.hidden = {"1"}
+        cluster.fail_node("1")
+        await world.advance(600)
+        await world.start()
+        killed_at = world.clock.wall_s() - 600
+        await world.until(lambda: world.jobs()[0].absent_since is not None)
+        (after,) = world.instances()
+        assert before.heard_at is not None
+        assert after.heard_at is not None
+        assert before.heard_at <= after.heard_at <= killed_at

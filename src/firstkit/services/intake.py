@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from firstkit.core import ids
+from firstkit.core.control import Status
 from firstkit.core.errors import FirstError
 from firstkit.core.instance.machine import InstanceEvent, InstanceEventKind
 from firstkit.core.instance.record import Contact
@@ -58,6 +59,7 @@ class Intake:
         self._journal = journal
         self._settle_s = settle_s
         self._seen: dict[str, int] = {}
+        self._filed: dict[str, int] = {}
         self._heard: dict[str, float] = {}
         self._mute: dict[str, float] = {}
         self._answering: dict[str, tuple[float, float]] = {}
@@ -130,7 +132,7 @@ class Intake:
         if path not in observed.asked:
             return
         if path in observed.files:
-            self._status(observed.files[path], source=path, now=now, age_s=0.0)
+            self._status(observed.files[path], source=path, now=now, age_s=None)
             return
         self._mute[job.id] = begun_at
         told = observed.files.get(f"{job.run_dir}/{SETUP_FILE}")
@@ -170,8 +172,12 @@ class Intake:
             if self._seen.get(report.job, -1) < report.seq:
                 self._status(report.document, source=report.job, now=now, age_s=report.age_s)
 
-    def _status(self, data: bytes, *, source: str, now: float, age_s: float) -> None:
-        """Apply a status that is newer than what is known, whichever way it came; an old one is no sign of life."""
+    def _status(self, data: bytes, *, source: str, now: float, age_s: float | None) -> None:
+        """Apply a status that is newer than what is known, whichever way it came; an old one is no sign of life.
+
+        A file does not say when it was written (`age_s` None): it is a sign of life only if it was another one at the
+        look before; otherwise its launcher may be gone since long, and what it says counts as old as it may be.
+        """
         try:
             status = self._documents.read_status(data)
         except FirstError as error:
@@ -180,13 +186,32 @@ class Intake:
                 self._journal("status_unreadable", source=source, detail=error.message)
             return
         job = self._world.jobs.get(status.job)
-        if job is None or status.seq <= self._seen.get(status.job, -1):
+        if job is None:
             return
-        self._seen[status.job] = status.seq
-        self._heard[status.job] = max(self._heard.get(status.job, 0.0), now - age_s)
+        alive = True
+        if age_s is None:
+            alive = self._filed.get(job.id, status.seq) < status.seq
+            age_s = 0.0 if alive else self._oldest_s(job, status, now)
+            self._filed[job.id] = status.seq
+        if status.seq <= self._seen.get(job.id, -1):
+            return
+        self._seen[job.id] = status.seq
+        if alive:
+            self._heard[job.id] = max(self._heard.get(job.id, 0.0), now - age_s)
         membership.take_report(self._world, status, now=now, age_s=age_s)
         if status.state == "ENDED" and job.state is not JobState.ENDED:
             self._look(job.cluster)
+
+    def _oldest_s(self, job: Job, status: Status, now: float) -> float:
+        """Say how old a status can be: it was made after the submission, the start and what was heard before.
+
+        Of a job that was not yet known to run nothing better than "now" can be said.
+        """
+        if job.running_at is None:
+            return 0.0
+        heard = [item.heard_at or 0.0 for item in self._world.instances_of_job(job.id)]
+        made_at = max(job.running_at, (job.submitted_at or 0.0) + status.uptime_s, *heard)
+        return max(0.0, now - made_at)
 
     def probed(self, target: Target, probed: Probed, *, now: float) -> None:
         """Apply what an external engine answered."""
@@ -232,7 +257,7 @@ class Intake:
 
     def forget(self) -> None:
         """Drop what is known of jobs that are forgotten."""
-        for known in (self._seen, self._heard, self._mute):
+        for known in (self._seen, self._filed, self._heard, self._mute):
             for job in [one for one in known if one not in self._world.jobs]:
                 del known[job]
         self._unreadable = {one for one in self._unreadable if one in self._world.jobs}
