@@ -107,6 +107,8 @@ def step(job: Job, event: JobEvent) -> Job:
     changed = replace(job, **_facts(job, event))
     if target is not job.state:
         changed = replace(changed, state=target, state_at=event.at, **_entering(changed, target, event))
+    elif target is JobState.RUNNING and event.kind is _K.REPORTED_RUNNING:
+        changed = replace(changed, reason=Reason.STARTED)
     elif target is JobState.ENDING:
         changed = replace(changed, reason=_end_reason(changed, event) or changed.reason)
     return changed
@@ -151,7 +153,8 @@ def _entering(job: Job, target: JobState, event: JobEvent) -> dict[str, object]:
         case JobState.QUEUED:
             return {"reason": Reason.JOB_WAITS}
         case JobState.RUNNING:
-            return {"reason": Reason.BOOTING, "running_at": event.at, "starts_at": None}
+            reason = Reason.STARTED if event.kind is _K.REPORTED_RUNNING else Reason.BOOTING
+            return {"reason": reason, "running_at": event.at, "starts_at": None}
         case JobState.ENDING:
             return {"reason": _end_reason(job, event) or job.reason, "starts_at": None}
         case JobState.ENDED:

@@ -135,6 +135,15 @@ def test_the_schedulers_word_about_the_end_counts_and_the_launchers_only_before_
     assert job.ends_at == T0 + 90
 
 
+def test_a_running_job_boots_until_its_launcher_reports() -> None:
+    job = step(job_in(S.QUEUED), event(K.SEEN_RUNNING))
+    assert job.reason is Reason.BOOTING
+    job = step(job, event(K.REPORTED_RUNNING))
+    assert job.reason is Reason.STARTED
+    assert step(job, event(K.SEEN_RUNNING)).reason is Reason.STARTED
+    assert step(job_in(S.QUEUED), event(K.REPORTED_RUNNING)).reason is Reason.STARTED
+
+
 def test_the_wish_for_an_end_is_kept_by_its_first_reason() -> None:
     job = step(job_in(S.SUBMITTING), event(K.END_ASKED, reason=Reason.IDLE))
     job = step(job, event(K.END_ASKED, reason=Reason.REMOVED))

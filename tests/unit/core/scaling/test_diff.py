@@ -95,7 +95,7 @@ def test_after_a_failure_one_is_tried_at_a_time() -> None:
         ({"cordoned": True}, Reason.CORDONED),
         ({"standing": Standing(failures=1, wait_s=3.0)}, Reason.BACKING_OFF),
         ({"room": 0}, Reason.CLUSTER_LIMIT),
-        ({"blocked": Reason.LINGERING}, Reason.LINGERING),
+        ({"blocked": Reason.UPDATED}, Reason.UPDATED),
     ],
 )
 def test_what_forbids_a_start_is_the_verdict(fields: dict[str, Any], verdict: Reason) -> None:
