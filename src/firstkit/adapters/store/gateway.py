@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, and_, bindparam, case, delete, null, or_, select
+from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, case, delete, null, or_, select
 
 from firstkit.adapters.store.catalog import newest_revision
 from firstkit.adapters.store.database import Database
@@ -20,6 +21,7 @@ from firstkit.core.topology import Snapshot
 from firstkit.ports.store import Demand, KeyRow, Revision
 
 ENDLESS_S = float("inf")
+ROWS_TOGETHER = 100
 
 
 class SqlGatewayStore:
@@ -31,6 +33,7 @@ class SqlGatewayStore:
         self._newer = _newer_snapshot(database)
         given: dict[str, Any] = {name: bindparam(name) for name in ("gateway", "acked", "demand")}
         self._settle = _settling(database)
+        self._settle_together = "" if database.postgres else _settling(database, rows=ROWS_TOGETHER)
         self._demand = database.replace(gateways, given | {"written_at": database.clock})
 
     def snapshot(self, *, newer_than: tuple[int, int]) -> tuple[Snapshot | None, float]:
@@ -69,7 +72,20 @@ class SqlGatewayStore:
             return 0
         # In one order for all, so that two that settle the same attempts do not lock each other out.
         rows = sorted((_attempt_row(record) for record in records), key=_ATTEMPT_KEY)
-        return self._db.write(lambda c: c.exec_driver_sql(self._settle, rows).rowcount)
+        return self._db.write(lambda c: self._insert(c, rows))
+
+    def _insert(self, c: Connection, rows: list[tuple[Any, ...]]) -> int:
+        """Insert rows, on SQLite many in one step.
+
+        Between two steps the driver takes Python's lock from whoever has it: row by row that cost the gateway's loop a
+        third of its time under load.
+        """
+        new = 0
+        if self._settle_together:
+            while len(rows) >= ROWS_TOGETHER:
+                together, rows = rows[:ROWS_TOGETHER], rows[ROWS_TOGETHER:]
+                new += c.exec_driver_sql(self._settle_together, tuple(chain.from_iterable(together))).rowcount
+        return new + c.exec_driver_sql(self._settle, rows).rowcount if rows else new
 
     def touch_keys(self, used: Sequence[str]) -> None:
         if not used:
@@ -137,16 +153,17 @@ def _aged(held: Snapshot, *, since_written_s: float, age_s: float) -> Snapshot:
     return replace(held, age_s=age_s, routes=routes, models=models)
 
 
-def _settling(database: Database) -> str:
+def _settling(database: Database, *, rows: int = 1) -> str:
     """Write the insert of attempts as plain SQL: every request is one row, and building statements costs more than it.
 
     Measured for a batch of 1,000 on SQLite: 6 µs a row instead of 13 with an insert that SQLAlchemy compiles.
     """
     names = [column.name for column in attempts.columns]
     mark = "%s" if database.postgres else "?"
-    columns, marks = ", ".join(f'"{name}"' for name in names), ", ".join(mark for _ in names)
+    columns = ", ".join(f'"{name}"' for name in names)
+    marks = ", ".join("(" + ", ".join(mark for _ in names) + ")" for _ in range(rows))
     keys = ", ".join(column.name for column in attempts.primary_key)
-    return f"INSERT INTO {attempts.name} ({columns}) VALUES ({marks}) ON CONFLICT ({keys}) DO NOTHING"  # noqa: S608 — names of our own
+    return f"INSERT INTO {attempts.name} ({columns}) VALUES {marks} ON CONFLICT ({keys}) DO NOTHING"  # noqa: S608 — names of our own
 
 
 _ATTEMPT_KEY = itemgetter(0, 1)
