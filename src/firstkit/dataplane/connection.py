@@ -56,6 +56,7 @@ class Connection(asyncio.Protocol):
         "_dropped",
         "_heads",
         "_lingering",
+        "_out",
         "_pull_paused",
         "_received",
         "_turning",
@@ -93,6 +94,7 @@ class Connection(asyncio.Protocol):
         """Takes all further bytes as they are, once the connection has become a tunnel."""
         self.due = NEVER
         self.tick = NO_TICK
+        self._out: bytes = b""
         self._ahead: bytes = b""
         self._dropped = 0
         self._heads = HeadReader()
@@ -145,7 +147,7 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
         return None
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — the loop's signature
         """Clean up (called by the loop)."""
         self.closed = True
         self.due = NEVER
@@ -171,7 +173,7 @@ class Connection(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             if self._lingering or not self._ahead:
-                self.transport.abort() if self._lingering else self.transport.close()
+                self.transport.abort() if self._lingering else self._close()
             else:
                 self.answer_early(InvalidRequest("The request's head did not arrive in time.", code="request_timeout"))
         elif self.wants_body:
@@ -209,14 +211,28 @@ class Connection(asyncio.Protocol):
         if ahead:
             self._take_body(ahead)
         elif self.minor and self.head is not None and self.head.get(b"expect"):
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self.wants_body:
             self._set_body_due()
 
     def write(self, data: bytes) -> None:
-        """Send to the client."""
-        if not self.closed:
-            self.transport.write(data)
+        """Send to the client, at the end of this turn of the loop."""
+        if self._out:
+            self._out += data
+        elif not self.closed:
+            self._out = data
+            self.plane.outbox.add(self)
+
+    def flush(self) -> None:
+        """Hand on what is held (called by the outbox, and before anything that ends the sending side)."""
+        out, self._out = self._out, b""
+        if out and not self.closed:
+            self.transport.write(out)
+
+    def _close(self) -> None:
+        """Close after what has been written."""
+        self.flush()
+        self.transport.close()
 
     def will_close(self) -> bool:
         """Tell whether the connection ends with this answer: to be said in its head."""
@@ -299,10 +315,10 @@ class Connection(asyncio.Protocol):
         self.keep = False
         if self.exchange is None:
             if not self._lingering:
-                self.transport.close()
+                self._close()
         else:
             self._gone()
-            self.transport.close()
+            self._close()
 
     @property
     def idle(self) -> bool:
@@ -312,7 +328,7 @@ class Connection(asyncio.Protocol):
     def close_if_idle(self) -> None:
         """Close an idle connection, unless its next request is already in the kernel's hands."""
         if self.idle and not self.closed and not peer.readable(self.transport):
-            self.transport.close()
+            self._close()
 
     # ------------------------------------------------------------------------------------------------- inside
 
@@ -406,18 +422,19 @@ class Connection(asyncio.Protocol):
             exchange.client_gone()
 
     def _end(self) -> None:
-        """Close after what has been written; what the client is still sending is dropped, so that it sees the answer."""
+        """Close after what has been written; what the client still sends is dropped, so that it sees the answer."""
         if self.closed:
             return
         if self.reader is None:
             self._lingering = True
-            self.transport.close()
+            self._close()
             return
         self._lingering = True
         self.wants_body = False
         self.reader = None
         self._dropped = 0
         if self.transport.can_write_eof():
+            self.flush()
             self.transport.write_eof()
         self.plane.wheel.set(self, time.monotonic() + LINGER_S)
 
@@ -432,7 +449,7 @@ class Connection(asyncio.Protocol):
 
 
 def _after_empty_lines(data: bytes) -> bytes:
-    """Drop empty lines before a request (RFC 9112, section 2.2); what is no empty line is left for the head's reader."""
+    """Drop empty lines before a request (RFC 9112, section 2.2); what is none is left for the head's reader."""
     rest = data.lstrip(b"\r\n")
     before = data[: len(data) - len(rest)]
     left = before.replace(b"\r\n", b"")

@@ -59,8 +59,8 @@ class EngineManners(Protocol):
 class Plane:
     """One gateway's data plane, on the running loop and in its thread.
 
-    `local` are the routes answered in-process on the public listener, `admin_local` those on the admin listener. Whoever
-    makes the dispatcher gives it `cut` of this plane and `later` of its wheel.
+    `local` are the routes answered in-process on the public listener, `admin_local` those on the admin listener.
+    Whoever makes the dispatcher gives it `cut` of this plane and `later` of its wheel.
     """
 
     def __init__(
@@ -106,6 +106,7 @@ class Plane:
             elsewhere=self.elsewhere,
         )
         self._dialler = Dialler(loop=self.loop, wheel=wheel, settings=settings, client_tls=client_tls)
+        self.outbox = self._dialler.outbox
         self.pools = Pools(self._dialler)
         self.api_pool = Pool(self._dialler, api, dropped=API_DROPPED) if api is not None else None
         self._watches = Watches(self._dialler, on_alive=dispatcher.alive, on_dead=dispatcher.dead)

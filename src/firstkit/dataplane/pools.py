@@ -17,6 +17,7 @@ from firstkit.core.health.liveness import Failure
 from firstkit.core.settings import GatewaySettings
 from firstkit.core.topology import Address, AddressKind, Route
 from firstkit.dataplane.cors import RESPONSE_HEADERS
+from firstkit.dataplane.outbox import Outbox
 from firstkit.dataplane.reply import ReplyReader
 from firstkit.dataplane.timers import Wheel
 from firstkit.dataplane.upstream import Upstream
@@ -73,6 +74,7 @@ class Dialler:
         client_tls: ssl.SSLContext | None,
     ) -> None:
         self.loop = loop
+        self.outbox = Outbox(loop)
         self.wheel = wheel
         self.settings = settings
         self.client_tls = client_tls
@@ -251,7 +253,8 @@ class Pool:
 
     def new(self) -> Upstream:
         """Make the protocol of a connection that is yet to be opened."""
-        return Upstream(self._dialler.wheel, self._dialler.settings.upstream_idle_s, self._reader)
+        dialler = self._dialler
+        return Upstream(dialler.wheel, dialler.outbox, dialler.settings.upstream_idle_s, self._reader)
 
     def close(self) -> None:
         """Close idle connections, and each of the others when it is given back."""

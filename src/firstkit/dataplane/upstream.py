@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from firstkit.dataplane.framing import Body, ChunkedBody, CloseBody, Framing, FramingError, single_chunk
+from firstkit.dataplane.outbox import Outbox
 from firstkit.dataplane.reply import HEAD_LIMIT, Reply, ReplyReader
 from firstkit.dataplane.timers import NEVER, NO_TICK, Wheel
 
@@ -30,7 +31,7 @@ class User(Protocol):
         ...
 
     def lost(self, why: str) -> None:
-        """The connection broke, or the answer was no HTTP, before the answer was complete."""
+        """Hear that the connection broke, or that the answer was no HTTP, before it was complete."""
         ...
 
     def silent(self) -> None:
@@ -42,7 +43,7 @@ class User(Protocol):
         ...
 
     def upstream_ready(self) -> None:
-        """What was written has gone out: go on sending."""
+        """Go on sending: what was written has gone out."""
         ...
 
 
@@ -62,14 +63,16 @@ class Tokens(Protocol):
 class Upstream(asyncio.Protocol):
     """A connection that was dialled or has been parked. While `user` is None it is idle.
 
-    `fresh` holds until the first answer has come: a connection that is not may have been closed by the other side in the
-    very moment it was taken, which says nothing about the request.
+    `fresh` holds until the first answer has come: a connection that is not may have been closed by the other side in
+    the very moment it was taken, which says nothing about the request.
     """
 
     __slots__ = (
         "_buffer",
         "_interim",
         "_loop_reading",
+        "_out",
+        "_outbox",
         "_reader",
         "_to_head",
         "_transport",
@@ -89,8 +92,10 @@ class Upstream(asyncio.Protocol):
         "user",
     )
 
-    def __init__(self, wheel: Wheel, idle_s: float, reader: ReplyReader) -> None:
+    def __init__(self, wheel: Wheel, outbox: Outbox, idle_s: float, reader: ReplyReader) -> None:
         self._wheel = wheel
+        self._outbox = outbox
+        self._out: bytes = b""
         self._reader = reader
         self._transport: asyncio.Transport | None = None
         self._buffer: bytes = b""
@@ -125,14 +130,20 @@ class Upstream(asyncio.Protocol):
         self._to_head = to_head
         self.heard_at = now = time.monotonic()
         self.due = now + self.idle_s  # the wheel looks at every entry often enough for this
-        transport = self._transport
-        if transport is not None and not self.closed:
-            transport.write(data)
+        self._out = data
+        self._outbox.add(self)
 
     def write(self, data: bytes) -> None:
         """Send more of the request."""
+        self.flush()
         if self._transport is not None and not self.closed:
             self._transport.write(data)
+
+    def flush(self) -> None:
+        """Hand on what is held (called by the outbox)."""
+        out, self._out = self._out, b""
+        if out and self._transport is not None and not self.closed:
+            self._transport.write(out)
 
     # --------------------------------------------------------------------------------------------- receiving
 
@@ -307,4 +318,5 @@ class Upstream(asyncio.Protocol):
     @property
     def transport(self) -> asyncio.Transport | None:
         """The loop's transport, for a tunnel."""
+        self.flush()
         return self._transport
