@@ -13,6 +13,16 @@ from installation import Installation, installation
 from paced import Beside, beside, config, paced
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests that end what their module shares after the module's others, however those are shuffled."""
+    for module in {item.path for item in items if "ending" in getattr(item, "fixturenames", ())}:
+        here = [number for number, item in enumerate(items) if item.path == module]
+        ordered = sorted((items[number] for number in here), key=lambda item: "ending" in item.fixturenames)  # pyright: ignore[reportAttributeAccessIssue]
+        for number, item in zip(here, ordered, strict=True):
+            items[number] = item
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Generator[Installation]:
     """The demo of `make up`: one model on a real llama.cpp."""
