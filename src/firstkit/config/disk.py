@@ -58,6 +58,18 @@ class Disk:
             return f"{here} is on a file system that is mounted read-only"
         return "" if self.may_write(here) else f"{here} is not writable for this user"
 
+    def why_not_ours(self, folder: Path) -> str:
+        """Say why others could put their files in the place of ours in a folder; "" when not, or not there."""
+        try:
+            found = folder.stat()
+        except OSError:
+            return ""
+        if found.st_uid != os.geteuid():
+            return f"{folder} belongs to another user"
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return f"{folder} can be written by others"
+        return ""
+
     def may_write(self, folder: Path) -> bool:
         """Tell whether this user may make files in a folder that is there."""
         return os.access(folder, os.W_OK | os.X_OK)

@@ -83,6 +83,13 @@ def _check_run_dir(
         report.add(path, f"{run_dir} holds other things", expected="a folder for jobs alone")
     elif cluster.runner == "local" and (why := disk.why_not_writable(run_dir)):
         report.add(path, f"jobs cannot write there: {why}", expected="a folder that this user may make and write")
+    elif cluster.runner == "local" and (why := disk.why_not_ours(run_dir)):
+        report.add(
+            path,
+            f"{why}, who could change what jobs run",
+            expected="a folder of this user's that nobody else may write",
+            hint=f"chmod go-w {run_dir}, or name a folder that is not there yet",
+        )
 
 
 def _check_deployment(

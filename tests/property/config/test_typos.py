@@ -44,6 +44,9 @@ class AnyDisk(Disk):
     def why_not_writable(self, folder: Path) -> str:
         return ""
 
+    def why_not_ours(self, folder: Path) -> str:
+        return ""
+
     def why_no_certificate(self, certificate: Path, key: Path) -> str:
         return ""
 

@@ -2,6 +2,7 @@
 """What is seen on a real disk: modes, folders that are not there yet, certificates and keys."""
 
 import datetime as dt
+import os
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,37 @@ def test_a_folder_that_is_not_there_can_be_made_where_its_parents_can_be_written
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert DISK.why_not_writable(tmp_path / "file" / "b") == f"{tmp_path}/file is no folder"
+
+
+def test_a_folder_that_others_may_write_or_own_is_not_ours(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert DISK.why_not_ours(folder) == ""
+    folder.mkdir(mode=0o755)
+    assert DISK.why_not_ours(folder) == ""
+    for mode in (0o775, 0o757, 0o1777):
+        folder.chmod(mode)
+        assert "written by others" in DISK.why_not_ours(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder that belongs to somebody else")
+def test_a_folder_of_another_user_is_not_ours(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    assert "another user" in DISK.why_not_ours(tmp_path)
+
+
+def test_a_run_directory_in_which_others_could_swap_what_jobs_run_is_refused(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    run_dir.chmod(0o777)
+    file = tmp_path / "first.yaml"
+    file.write_text(
+        f"clusters: {{here: {{scheduler: {{kind: local}}, runner: {{kind: local}}, link: {{kind: local}}, "
+        f"run_dir: {run_dir}}}}}\n"
+    )
+    with pytest.raises(ConfigError, match="who could change what jobs run"):
+        load(file, data_dir=Path("/state"))
+    run_dir.chmod(0o700)
+    assert load(file, data_dir=Path("/state")).catalog.clusters["here"].run_dir == str(run_dir)
 
 
 def test_modes_are_seen(tmp_path: Path) -> None:
