@@ -141,6 +141,34 @@ def test_a_submission_that_was_killed_halfway_is_a_lost_job_and_not_one_that_sta
     assert batch.submit("exit 0\n") == "8", "a number is never used twice"
 
 
+ORPHAN = """
+import json, os, sys
+from firstkit.adapters.schedulers import local_jobs
+path, job = sys.argv[1], json.loads(sys.argv[2])
+ready, started = os.pipe()
+os.close(ready)
+local_jobs.supervise(path, job, started)
+"""
+
+
+def test_a_job_whose_submitter_died_first_runs_and_its_end_is_written_down(batch: Any) -> None:
+    job = {
+        "id": "1",
+        "name": "first-x-a",
+        "boot": local_jobs.boot_id(),
+        "walltime_s": 0.0,
+        "kill_wait_s": 5.0,
+        "script": batch.script("echo ran >ran\nexit 4\n"),
+        "submitter": os.getpid(),
+        "submitter_start": None,
+    }
+    path = f"{local_jobs.state_dir(str(batch.folder))}/1.json"
+    local_jobs.write(path, job)
+    subprocess.run([sys.executable, "-c", ORPHAN, path, json.dumps(job)], check=True, timeout=30)
+    assert batch.wait_for("a/ran") == "ran"
+    assert (batch.record("1")["code"], batch.record("1")["why"]) == (4, None)
+
+
 def test_ended_jobs_are_forgotten_after_ten_minutes(batch: Any) -> None:
     number = batch.submit("exit 0\n")
     batch.until(number, "ENDED")

@@ -172,9 +172,11 @@ def supervise(path: str, job: Job, started: int) -> None:
         write(path, job)
         os.write(go, b"!")
         os.close(go)
-        os.write(started, b"ok")
+        with contextlib.suppress(OSError):  # the submitter may have died; the job runs all the same
+            os.write(started, b"ok")
     except BaseException as error:  # noqa: BLE001 — nothing may return from here
-        os.write(started, f"the job could not be started: {error}".encode()[:4000])
+        with contextlib.suppress(OSError):
+            os.write(started, f"the job could not be started: {error}".encode()[:4000])
         if child > 0:
             os.kill(child, signal.SIGKILL)
         os._exit(1)
