@@ -14,6 +14,7 @@ from firstkit.core.errors import SiteError
 from firstkit.core.settings import Listen
 
 BACKLOG = 4096
+LAST_PORT = 65535
 ADMIN = Path("run") / "admin.sock"
 ADDRESS = Path("run") / "public.json"
 
@@ -52,8 +53,10 @@ def bind(listen: Listen) -> socket.socket:
     except OSError as error:
         where = listen.path or f"{listen.host}:{listen.port}"
         if error.errno == errno.EADDRINUSE:
+            near = listen.port + 1 if listen.port < LAST_PORT else listen.port - 1
             raise SiteError(
-                f"Port {listen.port} of {listen.host} is in use; choose another: make up PORT={listen.port + 1}"
+                f"Port {listen.port} of {listen.host} is in use; choose another, in the configuration or by: "
+                f"make up PORT={near}"
                 if not listen.path
                 else f"Another process listens on {where}; stop it first.",
                 code="port_in_use",
