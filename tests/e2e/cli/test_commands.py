@@ -51,7 +51,7 @@ def test_a_hot_model_need_not_be_waited_for(first: Any) -> None:
 
 
 def test_why_is_one_sentence(first: Any) -> None:
-    assert re.fullmatch(rf"{MODEL} is hot at laptop since .*\.\n", first("why", "smollm2"))
+    assert re.fullmatch(rf"{MODEL} is hot at laptop for .*\.\n", first("why", "smollm2"))
     assert "READY" in first("why", "smollm2", "--events")
 
 

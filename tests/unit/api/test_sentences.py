@@ -15,7 +15,7 @@ def said(heat: Heat, reason: Reason, *, age_s: float = 0.0, **fields: object) ->
 @pytest.mark.parametrize(
     ("sentence", "expected"),
     [
-        (said(Heat.HOT, Reason.SERVING, for_s=60.0, clusters=("a",), age_s=60.0), "m is hot at a since 2 min."),
+        (said(Heat.HOT, Reason.SERVING, for_s=60.0, clusters=("a",), age_s=60.0), "m is hot at a for 2 min."),
         (
             said(Heat.COLD, Reason.NO_DEMAND, to_hot_s=30.0),
             "m is cold: nobody is asking for it; the first request starts it; once asked for it takes about 30 s.",

@@ -14,7 +14,7 @@ def lifecycle(job: Job) -> Lifecycle:
     return Lifecycle(
         World(jobs=[job], instances=[], starts=[]),
         engines={},
-        random=lambda count: bytes(count),
+        random=bytes,
         read_key=str,
         journal=lambda event, **facts: None,
         drain_s=60.0,

@@ -45,7 +45,7 @@ def why(status: ModelStatus, *, age_s: float) -> str:
     detail = f" ({status.detail})" if status.detail else ""
     if status.heat is Heat.HOT:
         where = f" at {', '.join(status.clusters)}" if status.clusters else ""
-        return f"{name} is hot{where} since {format_duration(status.for_s + age_s)}."
+        return f"{name} is hot{where} for {format_duration(status.for_s + age_s)}."
     reason = _WHY.get(status.reason, f"the reason is {status.reason}")
     if status.held:
         acted = (
