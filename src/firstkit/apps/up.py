@@ -111,6 +111,8 @@ class _Up:
             if left := kill_descendants():
                 progress.say(f"{left} processes had to be killed")
             reap_orphans(set())
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)  # so that our own question does not wait for an answer
         progress.say("stopped")
         return code
 
