@@ -29,6 +29,7 @@ from firstkit.config.loading import Loaded, catalog_from_document, load
 from firstkit.core.catalog import Cluster
 from firstkit.core.catalog_diff import spec_digest
 from firstkit.core.errors import ConfigError, FirstError
+from firstkit.ports.store import Revision, Store
 from firstkit.services.external import ExternalWatch
 from firstkit.services.job_watcher import ClusterWorker, Happening
 from firstkit.services.publisher import RENEWALS_PER_FENCE, Publisher
@@ -94,15 +95,12 @@ class _Controller:
         return 0
 
     def _apply_at_start(self, store: SqlStore) -> None:
-        """Apply the file, unless it is the one this controller applied last and somebody has applied a newer since."""
-        mine = store.last_applied(BY_FILE)
-        current = store.current_revision()
-        if mine is not None and current is not None and mine.document == self._loaded.document:
-            if current.number != mine.number:
-                self._journal("newer_revision_kept", revision=current.number, by=current.applied_by)
-            return
-        revision = store.add_revision(document=self._loaded.document, by=f"{BY_FILE} on {socket.gethostname()}")
-        self._journal("applied", revision=revision.number)
+        """Apply the file, unless a newer revision has come over it since."""
+        revision, applied = apply_file(store, self._loaded.document)
+        if applied:
+            self._journal("applied", revision=revision.number)
+        elif not revision.applied_by.startswith(BY_FILE):
+            self._journal("newer_revision_kept", revision=revision.number, by=revision.applied_by)
 
     def _ready(self) -> None:
         self._journal("ready")
@@ -136,7 +134,7 @@ class _Controller:
             loaded = load(
                 self._options.config, data_dir=self._options.data, environ=read_environment(), engines=self._engines
             )
-            revision = await thread.call(store.add_revision, document=loaded.document, by=f"{BY_FILE}, SIGHUP")
+            revision = await thread.call(add_revision, store, loaded.document, by=f"{BY_FILE}, SIGHUP")
             self._journal("applied", revision=revision.number)
         except FirstError as error:
             self._journal("apply_refused", detail=error.message)
@@ -201,6 +199,24 @@ class _Controller:
     def _control_urls(self) -> list[str]:
         """Say where launchers on this machine report: the api's socket, gateway or not."""
         return [f"unix:{self._data / API_SOCKET}"]
+
+
+def apply_file(store: Store, document: str) -> tuple[Revision, bool]:
+    """Apply a controller's file, unless it is what controllers applied last; return what holds, and whether it is new.
+
+    So what an operator applies after it holds until the file changes, however often a controller starts.
+    """
+    mine, current = store.last_applied(BY_FILE), store.current_revision()
+    if mine is not None and current is not None and mine.document == document:
+        return current, False
+    return add_revision(store, document, by=f"{BY_FILE} on {socket.gethostname()}"), True
+
+
+def add_revision(store: Store, document: str, *, by: str) -> Revision:
+    """Add the file's revision; also where an operator's says the same: what comes after that comes after the file."""
+    current = store.current_revision()
+    theirs = current is not None and current.document == document and not current.applied_by.startswith(BY_FILE)
+    return store.add_revision(document=document, by=by, repeat=theirs)
 
 
 def new_holder() -> str:

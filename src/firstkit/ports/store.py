@@ -175,8 +175,11 @@ class CatalogStore(Protocol):
         """Return the newest revision whose `applied_by` begins with this, however many came after it."""
         ...
 
-    def add_revision(self, *, document: str, by: str) -> Revision:
-        """Add a revision (already checked), from number 1 on; the document that holds already makes none."""
+    def add_revision(self, *, document: str, by: str, repeat: bool = False) -> Revision:
+        """Add a revision (already checked), from number 1 on; the document that holds already makes none.
+
+        `repeat`: it makes one all the same, so that it is on record that this party wants it too.
+        """
         ...
 
     def overrides(self) -> list[Override]:

@@ -25,6 +25,9 @@ def test_revisions_are_numbered_from_one_and_the_newest_holds(store: SqlStore, a
 def test_applying_what_holds_already_makes_no_revision(store: SqlStore) -> None:
     first = store.add_revision(document="a: 1", by="ann")
     assert store.add_revision(document="a: 1", by="bob") == first
+    again = store.add_revision(document="a: 1", by="bob", repeat=True)
+    assert (again.number, again.document, again.digest, again.applied_by) == (2, first.document, first.digest, "bob")
+    assert store.last_applied("bob") == again
 
 
 def test_going_back_to_an_earlier_document_is_a_new_revision(store: SqlStore) -> None:

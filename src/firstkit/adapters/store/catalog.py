@@ -45,14 +45,14 @@ class SqlCatalogStore:
         row = self._db.read(lambda c: c.execute(query).mappings().first())
         return _revision(row) if row is not None else None
 
-    def add_revision(self, *, document: str, by: str) -> Revision:
+    def add_revision(self, *, document: str, by: str, repeat: bool = False) -> Revision:
         digest = hashlib.sha256(document.encode()).hexdigest()
 
         def work(connection: Connection) -> Revision:
             # Whoever applies waits here for whoever else does, so that numbers follow one another.
             connection.execute(select(installation.c.id).with_for_update())
             current = newest_revision(connection)
-            if current is not None and current.digest == digest:
+            if current is not None and current.digest == digest and not repeat:
                 return current
             revision = Revision(
                 number=current.number + 1 if current else 1,
