@@ -15,6 +15,7 @@ import fcntl
 import os
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,9 @@ ROTATE_BYTES = 4_000_000
 KEPT_BYTES = 8_000_000
 """Lines that no disk would take wait in memory, up to so much."""
 SWEEP_EVERY_S = 1.0
+SWEEP_BUDGET_S = 0.05
+"""A sweep ends with the batch in which it has taken so long; the rest is on disk and waits for the next. That is enough
+for thousands of records a second, and neither the loop (Python's lock) nor others in the store thread wait for more."""
 ADOPT_EVERY_S = 30.0
 AWAY_MAX_S = 30.0
 
@@ -236,17 +240,21 @@ class Settlement:
         read = self._read if self._read_of == self._spool.path else 0
         return max(0, self._spool.size - read) + len(self._rotated) * ROTATE_BYTES
 
-    def sweep(self) -> int:
+    def sweep(self, *, budget_s: float | None = None) -> int:
         """Settle what this process has recorded; return how many attempts were new to the store.
 
         Raises StoreUnavailable (all that is not settled stays where it is) when the store is away.
         """
+        until = float("inf") if budget_s is None else time.monotonic() + budget_s
         self._spool.flush()
         new = self._settle_kept()
-        while self._rotated:
-            new += self._settle_rest(self._rotated[0])
-            self._rotated.popleft()
-        new += self._settle_own()
+        while self._rotated and time.monotonic() < until:
+            settled, whole = self._settle_rest(self._rotated[0], until)
+            new += settled
+            if whole:
+                self._rotated.popleft()
+        if not self._rotated:
+            new += self._settle_own(until)
         if self._spool.size >= ROTATE_BYTES:
             with contextlib.suppress(OSError):  # no room for a new file: the old one goes on
                 self._rotated.append(self._spool.rotate())
@@ -283,8 +291,8 @@ class Settlement:
         self._journal("spool_adopted", file=path.name, new=new)
         return new
 
-    def _settle_own(self) -> int:
-        """Settle the whole lines that were added to the present file since the last time."""
+    def _settle_own(self, until: float) -> int:
+        """Settle the whole lines that were added to the present file since the last time, or some of them."""
         path = self._spool.path
         if path != self._read_of:
             self._read, self._read_of = 0, path
@@ -296,23 +304,31 @@ class Settlement:
             for lines, end in _batches(file, self._read, whole=False):
                 new += self._settle_lines(lines, path)
                 self._read = end
+                if time.monotonic() >= until:
+                    break
         finally:
             os.close(file)
         return new
 
-    def _settle_rest(self, path: Path) -> int:
-        """Settle what is left of a file that is no longer written, and remove it."""
+    def _settle_rest(self, path: Path, until: float) -> tuple[int, bool]:
+        """Settle what is left of a file that is no longer written, or some of it; remove it when that was all."""
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:  # somebody has adopted it between rotation and now
-            return 0
-        start = self._read if path == self._read_of else 0
+            return 0, True
+        if path != self._read_of:
+            self._read, self._read_of = 0, path
+        new = 0
         try:
-            new = sum(self._settle_lines(lines, path) for lines, _ in _batches(file, start, whole=True))
+            for lines, end in _batches(file, self._read, whole=True):
+                new += self._settle_lines(lines, path)
+                self._read = end
+                if time.monotonic() >= until:
+                    return new, False
         finally:
             os.close(file)
         path.unlink(missing_ok=True)
-        return new
+        return new, True
 
     def _settle_kept(self) -> int:
         lines = self._spool.kept()
@@ -379,7 +395,7 @@ class Settlement:
         pause_s, away, until_adoption_s = SWEEP_EVERY_S, False, 0.0
         while True:
             try:
-                await thread.call(self.sweep)
+                await thread.call(lambda: self.sweep(budget_s=SWEEP_BUDGET_S))
                 if adopt and until_adoption_s <= 0:
                     until_adoption_s = ADOPT_EVERY_S
                     await thread.call(self.adopt)

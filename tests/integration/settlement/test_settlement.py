@@ -146,6 +146,38 @@ def test_an_append_is_one_write_of_one_short_line(scene: Scene, monkeypatch: pyt
     assert len(writes[0]) < 2000
 
 
+def test_records_appended_together_are_one_write_and_settled_like_any_others(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[bytes] = []
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: writes.append(data) or write(file, data))
+    odd = replace(record(3), asked="half a pair: \ud800")
+    scene.spool.append_all([record(1), record(2)])
+    scene.spool.append_all([odd])
+    assert [data.count(b"\n") for data in writes] == [2, 1]
+    assert writes[0] == encode(record(1)) + encode(record(2))
+    assert scene.settlement.sweep() == 3
+    assert scene.sql.attempts("r-2") == [record(2)]
+
+
+def test_a_sweep_with_little_time_leaves_the_rest_for_the_next(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settlement, "BATCH", 10)
+    monkeypatch.setattr(settlement, "ROTATE_BYTES", 20_000)
+    new = []
+    for first in range(0, 200, 50):
+        scene.spool.append_all([record(number) for number in range(first, first + 50)])
+        new.append(scene.settlement.sweep(budget_s=0.0))
+    assert 0 < sum(new) < 200
+    assert scene.settlement.behind_bytes > 0
+    while sum(new) < 200:
+        new.append(scene.settlement.sweep(budget_s=0.001))
+    assert scene.settled() == 200
+    scene.settlement.sweep()
+    assert scene.settlement.sweep() == 0
+    assert scene.files() == [scene.spool.path.name]
+
+
 def test_each_record_is_settled_once_however_often_swept(scene: Scene) -> None:
     for number in range(1200):
         scene.spool.append(record(number))
