@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import os
 import signal
 import socket
@@ -294,6 +295,12 @@ def _write_demo(engine: str, data: Path, progress: Progress) -> Path:
     return path
 
 
+def key_name(data: Path, host: str | None = None) -> str:
+    """Name the key that `first up` makes: another one for each host and state folder, which may share a store."""
+    place = f"{host or socket.gethostname()}:{data}"
+    return f"up-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+
+
 def _prepare_store(loaded: Loaded, data: Path) -> Path:
     """Make or update the store, and the API key of the person at this machine."""
     settings = loaded.settings
@@ -305,9 +312,10 @@ def _prepare_store(loaded: Loaded, data: Path) -> Path:
         if key_file.exists() and digest(key_file.read_text().strip()) in live:
             return key_file
         made = new_key()
-        principal = Principal(subject=f"key:{made.id}", name="up", roles=frozenset({Role.USER, Role.OPERATOR}))
-        store.key_revoke("up")
-        store.key_add(name="up", digest=made.digest, prefix=made.prefix, principal=principal, expires_at=None)
+        name = key_name(data)
+        principal = Principal(subject=f"key:{made.id}", name=name, roles=frozenset({Role.USER, Role.OPERATOR}))
+        store.key_revoke(name)
+        store.key_add(name=name, digest=made.digest, prefix=made.prefix, principal=principal, expires_at=None)
         temporary = data / ".api-key.new"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w") as handle:
