@@ -81,6 +81,20 @@ async def test_a_held_model_says_so_in_a_notice(world) -> None:
     assert "4 starts failed" in first["notices"][0]
 
 
+async def test_paths_on_a_cluster_are_shown_to_operators_alone(world) -> None:
+    detail = "no weights at '/lus/secret/x.gguf' (see ~/run/j-1/engine.log, 3/4 tries)"
+    status = ModelStatus(
+        model="org/Small-1B", heat=Heat.COLD, reason=Reason.WEIGHTS_MISSING, detail=detail, text=detail, held=True
+    )
+    await world.publish(Snapshot(version=1, epoch=world.term.epoch, models=(status,)))
+    for path in ("/v1/models", "/v1/models/small", "/api/v1/models", "/api/v1/why/small"):
+        told = (await world.client.get(path, headers=world.user())).text
+        assert "/lus" not in told
+        assert "engine.log" not in told
+        assert "no weights at '…' (see ~…, 3/4 tries)" in told
+        assert detail in (await world.client.get(path, headers=world.operator)).text
+
+
 async def test_an_unknown_model_names_the_nearest_that_the_caller_may_use(world) -> None:
     answer = await world.client.get("/v1/models/smal", headers=world.user())
     assert answer.status_code == 404

@@ -456,6 +456,35 @@ async def test_a_watcher_gets_the_listing_at_once_and_whenever_it_changes(world)
     assert world.api.watch.watchers == 0
 
 
+@pytest.mark.parametrize("how", ["revoked", "expired"])
+async def test_the_stream_of_a_key_ends_with_the_key(world, how: str) -> None:
+    from firstkit.apps.api.callers import Caller
+    from firstkit.core.principal import Principal
+
+    much_later = world.store.now() + 7200
+    for name in ("mine", "other"):
+        principal = Principal(subject=f"key:{name}", name=name)
+        world.store.key_add(
+            name=name, digest=name.encode(), prefix=name, principal=principal, expires_at=world.store.now() + 3600
+        )
+    caller = Caller(principal=Principal(subject="key:mine", name="mine"), operator=False)
+    events = 0
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(world.api.run)
+        with anyio.fail_after(20):
+            async for block in world.api.watch.stream(caller, frozenset({"models"})):
+                if block.startswith(b"event:"):
+                    events += 1
+                    if how == "expired":
+                        world.store._store.now = lambda: much_later
+                    else:
+                        world.store.key_revoke("mine")
+                    world.api.nudged("report")
+        tasks.cancel_scope.cancel()
+    assert events == 1
+    assert world.api.watch.watchers == 0
+
+
 async def test_jobs_are_watched_by_operators_alone_and_only_known_listings(world) -> None:
     answer = await world.client.get("/api/v1/events?watch=jobs", headers=world.user())
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "operator_only")

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query
 from firstkit.apps.api.callers import AnyCaller, Operator
 from firstkit.apps.api.logs import tail
 from firstkit.apps.api.memory import Memory
-from firstkit.apps.api.models import find_model
+from firstkit.apps.api.models import find_model, shown_status
 from firstkit.apps.api.parts import StoreCalls
 from firstkit.apps.api.sentences import explain, why
 from firstkit.core.catalog import Catalog
@@ -47,7 +47,7 @@ def asking_router(store: StoreCalls, memory: Memory) -> APIRouter:
     async def why_model(model: str, caller: AnyCaller) -> Why:  # pyright: ignore[reportUnusedFunction]
         known = memory.known()
         found = find_model(known, caller, model)
-        status = known.status(found.name)
+        status = shown_status(known, found, caller)
         events: list[EventRow] = []
         if caller.operator:
             events = await store.call(lambda opened: _events_of(opened, known.catalog, found.name))

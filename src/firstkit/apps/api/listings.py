@@ -42,7 +42,7 @@ def own_router(store: StoreCalls, memory: Memory) -> APIRouter:
     async def models(caller: AnyCaller) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         known, age_s = memory.known(), memory.age_s()
         usable = [model for model in known.catalog.models.values() if caller.may_use(model)]
-        return {"data": [model_document(known, model, age_s=age_s) for model in usable]}
+        return {"data": [model_document(known, model, caller, age_s=age_s) for model in usable]}
 
     @router.get("/usage", tags=["you"], summary="Requests and tokens by model: your own, or with all=true everybody's")
     async def usage(  # pyright: ignore[reportUnusedFunction]
@@ -64,7 +64,7 @@ def own_router(store: StoreCalls, memory: Memory) -> APIRouter:
     @router.get("/models/{model:path}", tags=["models"], summary="The same as /v1/models/{id}")
     async def model(model: str, caller: AnyCaller) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         known = memory.known()
-        return model_document(known, find_model(known, caller, model), age_s=memory.age_s())
+        return model_document(known, find_model(known, caller, model), caller, age_s=memory.age_s())
 
     return router
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter
@@ -13,6 +15,8 @@ from firstkit.core.access import bare
 from firstkit.core.catalog import Model
 from firstkit.core.errors import Forbidden, NotFound
 from firstkit.core.topology import Heat, ModelStatus
+
+_PATH = re.compile(r"(?<!\w)/[^\s'\"`,;()]+")
 
 
 def find_model(known: Known, caller: Caller, asked: str) -> Model:
@@ -41,9 +45,17 @@ def notices(status: ModelStatus) -> list[str]:
     return []
 
 
-def model_document(known: Known, model: Model, *, age_s: float) -> dict[str, Any]:
-    """Describe one model in OpenAI's shape with the extra field `first`."""
+def shown_status(known: Known, model: Model, caller: Caller) -> ModelStatus:
+    """Return how a model is doing as this caller may see it: paths on clusters are the operators' business."""
     status = known.status(model.name)
+    if caller.operator:
+        return status
+    return replace(status, detail=_PATH.sub("…", status.detail), text=_PATH.sub("…", status.text))
+
+
+def model_document(known: Known, model: Model, caller: Caller, *, age_s: float) -> dict[str, Any]:
+    """Describe one model in OpenAI's shape with the extra field `first`."""
+    status = shown_status(known, model, caller)
     length = model.max_model_len or status.max_model_len
     to_hot_s = None if status.to_hot_s is None else max(0.0, status.to_hot_s - age_s)
     return {
@@ -79,11 +91,11 @@ def models_router(memory: Memory) -> APIRouter:
         known = memory.known()
         age_s = memory.age_s()
         usable = [model for model in known.catalog.models.values() if caller.may_use(model)]
-        return {"object": "list", "data": [model_document(known, model, age_s=age_s) for model in usable]}
+        return {"object": "list", "data": [model_document(known, model, caller, age_s=age_s) for model in usable]}
 
     @router.get("/{model:path}", summary="Tell about one model, by name or alias")
     async def model(model: str, caller: AnyCaller) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         known = memory.known()
-        return model_document(known, find_model(known, caller, model), age_s=memory.age_s())
+        return model_document(known, find_model(known, caller, model), caller, age_s=memory.age_s())
 
     return router

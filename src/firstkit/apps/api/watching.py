@@ -18,9 +18,12 @@ from firstkit.apps.api.memory import Memory
 from firstkit.apps.api.models import model_document
 from firstkit.apps.api.parts import StoreCalls
 from firstkit.core.errors import FirstError, Forbidden, Limited
+from firstkit.ports.store import Store
 
 WATCHERS = 200
 BEAT_S = 15.0
+BY_KEY = "key:"
+"""How the subjects of those begin who have an API key."""
 Topic = Literal["models", "instances", "jobs"]
 
 
@@ -29,6 +32,8 @@ class _Shared:
     """What one look found, for all who watch."""
 
     fleet: Fleet | None = None
+    keys: dict[str, float | None] = field(default_factory=dict[str, float | None])
+    keys_version: int = -1
     changed: anyio.Event = field(default_factory=anyio.Event)
     watchers: int = 0
 
@@ -62,13 +67,32 @@ class Watch:
                 await self._someone.wait()
             self._nudged = anyio.Event()
             try:
-                self._shared.fleet = await self._store.call(lambda store: read_fleet(store, ended_within_s=60.0))
+                self._shared.fleet = await self._store.call(self._look)
             except FirstError:
                 self._shared.fleet = None
             changed, self._shared.changed = self._shared.changed, anyio.Event()
             changed.set()
             with anyio.move_on_after(self._poll_s):
                 await self._nudged.wait()
+
+    def _look(self, store: Store) -> Fleet:
+        """Read the fleet, and the keys where any has changed (in the store's thread, one look at a time)."""
+        version = store.keys_version()
+        if version != self._shared.keys_version:
+            keys = store.keys()
+            self._shared.keys = {row.principal.subject: row.expires_at for row in keys}
+            self._shared.keys_version = version
+        return read_fleet(store, ended_within_s=60.0)
+
+    def _gone(self, caller: Caller) -> bool:
+        """Tell whether the caller's key has been revoked or has expired, as of a look that was answered."""
+        fleet, subject = self._shared.fleet, caller.principal.subject
+        if fleet is None or not subject.startswith(BY_KEY):
+            return False
+        if subject not in self._shared.keys:
+            return True
+        expires_at = self._shared.keys[subject]
+        return expires_at is not None and expires_at <= fleet.now
 
     async def stream(self, caller: Caller, topics: frozenset[Topic]) -> AsyncIterator[bytes]:
         """Yield an event for each topic at once and whenever it differs; a comment when nothing happens for a while."""
@@ -85,7 +109,7 @@ class Watch:
                 with anyio.move_on_after(BEAT_S):
                     await changed.wait()
                     told = True
-                if self._closed:
+                if self._closed or self._gone(caller):
                     return
                 sent = False
                 for topic in sorted(topics) if told else ():
@@ -104,7 +128,7 @@ class Watch:
         if topic == "models":
             age_s = self._memory.age_s()
             usable = [model for model in known.catalog.models.values() if caller.may_use(model)]
-            return [model_document(known, model, age_s=age_s) for model in usable]
+            return [model_document(known, model, caller, age_s=age_s) for model in usable]
         fleet = self._shared.fleet
         if fleet is None:
             return None
