@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers that a process keeps of itself: plain cells on the hot path, folded into metrics when somebody asks."""
+"""What a process says of itself: log lines, and numbers in plain cells that are folded into metrics when asked for."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Protocol
+
+
+class Journal(Protocol):
+    """Where a process says what it decides and what goes wrong: an event a line, with its facts, never content."""
+
+    def __call__(self, event: str, /, **facts: object) -> None: ...
 
 
 class Count:

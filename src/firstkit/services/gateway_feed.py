@@ -13,7 +13,7 @@ from firstkit.core.errors import FirstError
 from firstkit.core.topology import Snapshot
 from firstkit.ports.clock import Clock
 from firstkit.ports.store import Demand, GatewayStore, KeyRow, Revision
-from firstkit.services.intake import Journal
+from firstkit.ports.telemetry import Journal
 from firstkit.services.store_thread import StoreThread
 
 HEARTBEAT_S = 2.0

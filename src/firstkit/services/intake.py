@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from firstkit.core import ids
 from firstkit.core.control import Status
@@ -20,6 +20,7 @@ from firstkit.ports.engine import Engine
 from firstkit.ports.probe import Probed
 from firstkit.ports.scheduler import Accepted, JobPhase, Observation, Rejected
 from firstkit.ports.store import GatewayRow, Report
+from firstkit.ports.telemetry import Journal
 from firstkit.services import membership, observation
 from firstkit.services.external import Target
 from firstkit.services.job_watcher import Observed, Submitted
@@ -28,12 +29,6 @@ from firstkit.services.world import World
 
 STATUS_STALE_S = 25.0
 """A launcher that HTTP has not brought news of for this long is read from its file, and its gateway's doubts count."""
-
-
-class Journal(Protocol):
-    """Where the controller says what it decides; structured, one line each."""
-
-    def __call__(self, event: str, **facts: object) -> None: ...
 
 
 class Intake:

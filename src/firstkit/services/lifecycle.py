@@ -16,8 +16,8 @@ from firstkit.core.reasons import Reason
 from firstkit.core.snapshot import View
 from firstkit.ports.engine import Engine
 from firstkit.ports.store import GatewayRow
+from firstkit.ports.telemetry import Journal
 from firstkit.services.autoscaler import Overrides
-from firstkit.services.intake import Journal
 from firstkit.services.submission import token_digest
 from firstkit.services.world import World
 

@@ -23,9 +23,10 @@ from firstkit.ports.probe import Probed
 from firstkit.ports.runner import RemoteFile
 from firstkit.ports.scheduler import Rejected
 from firstkit.ports.store import Fenced, Revision, Store
+from firstkit.ports.telemetry import Journal
 from firstkit.services import autoscaler
 from firstkit.services.external import ExternalWatch, Target, target_of
-from firstkit.services.intake import Intake, Journal
+from firstkit.services.intake import Intake
 from firstkit.services.job_watcher import ClusterWorker, Happening, Submitted
 from firstkit.services.ledger import MEMORY_S, Inputs, Ledger
 from firstkit.services.lifecycle import Lifecycle

@@ -9,8 +9,8 @@ from dataclasses import replace
 from firstkit.core.catalog import Catalog, Cluster, Deployment
 from firstkit.core.errors import FirstError
 from firstkit.ports.store import Revision
+from firstkit.ports.telemetry import Journal
 from firstkit.services.heritage import Heritage
-from firstkit.services.intake import Journal
 from firstkit.services.world import World
 
 
