@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from firstkit.core.request import AttemptRecord, Outcome, RequestClass, Usage
+from firstkit.dataplane.outbox import Outbox
 from firstkit.ports.telemetry import Count, Spread, Telemetry
 from firstkit.services.admission import Admission
 
@@ -123,12 +123,12 @@ class Books:
         self,
         telemetry: Telemetry,
         *,
-        loop: asyncio.AbstractEventLoop,
+        outbox: Outbox,
         admission: Admission,
         records: Callable[[Sequence[AttemptLine]], None],
     ) -> None:
         self._telemetry = telemetry
-        self._loop = loop
+        self._outbox = outbox
         self._admission = admission
         self._records = records
         self._models: dict[str, _ModelCells] = {}
@@ -156,7 +156,7 @@ class Books:
         else:
             number = exchange.last_number + 1 if exchange.last_number else 0
         if not self._entries:
-            self._loop.call_soon(self.flush)
+            self._outbox.add(self)
         self._entries.append(
             (exchange, attempt, number, outcome, status, error_code, True, time.monotonic(), conn, last)
         )
@@ -164,14 +164,14 @@ class Books:
     def retried(self, exchange: InferenceExchange, attempt: Attempt, *, status: int, error_code: str) -> None:
         """Write up an attempt after which another is made."""
         if not self._entries:
-            self._loop.call_soon(self.flush)
+            self._outbox.add(self)
         now = time.monotonic()
         self._entries.append(
             (exchange, attempt, attempt.number, Outcome.RETRIED, status, error_code, False, now, None, b"")
         )
 
     def flush(self) -> None:
-        """Write up what has ended since the last time (called by the loop)."""
+        """Write up what has ended in this turn, then let the last bytes go (called by the outbox)."""
         entries, self._entries = self._entries, []
         written: list[AttemptLine] = []
         for entry in entries:

@@ -18,19 +18,25 @@ class Sender(Protocol):
 class Outbox:
     """The senders of this turn, in the order in which they first had something to send."""
 
-    __slots__ = ("_loop", "_senders")
+    __slots__ = ("_flushing", "_loop", "_senders")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._senders: list[Sender] = []
+        self._flushing = False
 
     def add(self, sender: Sender) -> None:
-        """Have the sender flushed once the events that are already here have been taken."""
-        if not self._senders:
+        """Have the sender flushed once the events that are already here have been taken, or in the present flush."""
+        if not self._senders and not self._flushing:
             self._loop.call_soon(self._flush)
         self._senders.append(sender)
 
     def _flush(self) -> None:
-        senders, self._senders = self._senders, []
-        for sender in senders:
-            sender.flush()
+        self._flushing = True
+        try:
+            while self._senders:
+                senders, self._senders = self._senders, []
+                for sender in senders:
+                    sender.flush()
+        finally:
+            self._flushing = False

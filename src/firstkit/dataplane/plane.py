@@ -112,7 +112,7 @@ class Plane:
         self._watches = Watches(self._dialler, on_alive=dispatcher.alive, on_dead=dispatcher.dead)
         self.books = Books(
             telemetry,
-            loop=self.loop,
+            outbox=self.outbox,
             admission=admission,
             records=records_together or _one_by_one(records),
         )

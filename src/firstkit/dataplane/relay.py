@@ -15,7 +15,6 @@ from firstkit.dataplane.plain import plain_usage
 from firstkit.dataplane.reply import Reply, status_line
 from firstkit.wire.problems import error_event
 
-
 # a look-up in an enum costs as much as all the rest of a test
 _NONE, _LENGTH, _CLOSE = Framing.NONE, Framing.LENGTH, Framing.CLOSE
 

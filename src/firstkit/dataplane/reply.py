@@ -105,7 +105,7 @@ class ReplyReader:
 class _Collector:
     """What httptools calls back while it reads one head."""
 
-    __slots__ = ("coding", "complete", "connection", "dropped", "lines", "length", "shape")
+    __slots__ = ("coding", "complete", "connection", "dropped", "length", "lines", "shape")
 
     def __init__(self, dropped: frozenset[bytes]) -> None:
         self.dropped = dropped
