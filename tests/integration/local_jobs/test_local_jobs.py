@@ -226,7 +226,8 @@ def test_on_a_full_disk_nothing_is_started(small_disk: Path, batch: Any) -> None
 
 def test_the_end_of_a_job_is_written_down_when_the_disk_has_room_again(small_disk: Path, batch: Any) -> None:
     batch.folder = small_disk
-    number = batch.submit("trap 'exit 7' TERM\nsleep 600 & wait\n")
+    number = batch.submit("trap 'exit 7' TERM\necho up >up\nsleep 600 & wait\n")
+    batch.wait_for("a/up")
     fill(small_disk)
     pid = batch.record(number)["pid"]
     os.kill(pid, signal.SIGTERM)
