@@ -130,7 +130,7 @@ class ApiExchange:
         if not self._body_over:
             self._conn.read_body()
 
-    def not_connected(self, how: Failure, why: str) -> None:
+    def not_connected(self, how: Failure, why: str) -> None:  # noqa: ARG002 — the dialler's callback
         """Say that the api is away (called by the pool)."""
         self._dial = None
         if not self._over:
@@ -227,7 +227,7 @@ class ApiExchange:
                 conn.write(self._relay.last)
                 self._end()
 
-    def lost(self, why: str) -> None:
+    def lost(self, why: str) -> None:  # noqa: ARG002 — the upstream's callback
         """Try again unseen where nothing can have happened, else say so (called by the upstream connection)."""
         upstream, self._upstream = self._upstream, None
         if self._over or self._conn is None:

@@ -56,7 +56,7 @@ class Attempt:
         "upstream",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 — made for every request: keywords cost
         self, exchange: InferenceExchange, grant: Grant, pool: Pool, traits: EngineTraits, read: Read, body: Body
     ) -> None:
         self.exchange = exchange
@@ -221,7 +221,7 @@ class Attempt:
             self._complete()
         self.exchange.attempt_payload(self, payload, framed, done, now)
 
-    def _collect(self, payload: bytes, done: bool, now: float) -> None:
+    def _collect(self, payload: bytes, done: bool, now: float) -> None:  # noqa: FBT001 — as the callbacks above
         """Read the start of an error answer, then decide whether it goes to the client or another instance is tried."""
         self._start += payload
         reply = self._failed_reply

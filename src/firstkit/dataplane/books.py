@@ -109,8 +109,8 @@ class _ModelCells:
 
 
 _Entry = tuple["InferenceExchange", "Attempt | None", int, Outcome, int, str, bool, float, "Connection | None", bytes]
-"""One attempt that is over: exchange, attempt, its number, outcome, status, error code, whether the request has ended with
-it, when; the connection that is free once the last bytes have been sent to it (None for what is not the end), and those."""
+"""One attempt that is over: exchange, attempt, its number, outcome, status, error code, whether the request has ended
+with it, when; the connection that is free once the last bytes have been sent to it (None: not the end), and those."""
 
 
 class Books:
@@ -137,7 +137,7 @@ class Books:
         self._uncounted: list[AttemptLine] = []
         telemetry.before_reading(self.count)
 
-    def settle(
+    def settle(  # noqa: PLR0917 — called once for every request: keywords cost a tenth of it
         self,
         exchange: InferenceExchange,
         attempt: Attempt | None,
@@ -151,10 +151,8 @@ class Books:
 
         `attempt` None with earlier ones: it came to no further one.
         """
-        if attempt is not None:
-            number = attempt.number
-        else:
-            number = exchange.last_number + 1 if exchange.last_number else 0
+        later = exchange.last_number + 1 if exchange.last_number else 0
+        number = attempt.number if attempt is not None else later
         if not self._entries:
             self._outbox.add(self)
         self._entries.append(

@@ -48,8 +48,8 @@ _KEPT = _ONCE | {b"transfer-encoding", b"connection", b"upgrade", b"content-enco
 class Prepared:
     """What follows from a head alone, worked out once: a client that keeps its connection sends the same one again.
 
-    `digest` is what the caller's credential is looked up by (None: there is no credential, or `refusal` says what is wrong
-    with the head); `forwarded` are the header lines that go on to an engine.
+    `digest` is what the caller's credential is looked up by (None: there is no credential, or `refusal` says what is
+    wrong with the head); `forwarded` are the header lines that go on to an engine.
     """
 
     __slots__ = ("client_id", "credential", "digest", "forwarded", "max_wait_s", "refusal")
@@ -167,7 +167,7 @@ class _Collector:
         self.stray = self.complete
         self.complete = True
 
-    def on_body(self, body: bytes) -> None:
+    def on_body(self, body: bytes) -> None:  # noqa: ARG002 — httptools' signature
         self.stray = True
 
 

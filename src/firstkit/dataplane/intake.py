@@ -96,8 +96,8 @@ def _judge(head: Head, route: InferenceRoute, prepared: Prepared) -> None:
 class Intake:
     """The part of an exchange that takes its request in; ends in `taken_in` or `fail`, unless the client leaves before.
 
-    A base class of the exchange, not an object beside it: the two would refer to one another, and what refers in a circle
-    has to be collected, for every request.
+    A base class of the exchange, not an object beside it: the two would refer to one another, and what refers in a
+    circle has to be collected, for every request.
     """
 
     __slots__ = ("_complete", "_limit", "conn", "head", "kept", "limits", "over", "plane", "principal", "read", "route")

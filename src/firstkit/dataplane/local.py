@@ -59,7 +59,7 @@ class LocalExchange:
         """Nothing more is written."""
 
     def refuse(self, error: FirstError) -> None:
-        """The answer has been given."""
+        """Do nothing: the answer has been given."""
 
     def on_due(self) -> None:
         """No deadline is set."""

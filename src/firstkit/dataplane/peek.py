@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read the few top-level fields of a JSON request body, with the places where bytes are spliced; the rest is not touched."""
+"""Read the few top-level fields of a JSON body, with the places where bytes are spliced; the rest is not touched."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ USAGE_SPLICE = b'"stream_options":{"include_usage":true},'
 
 
 class Read:
-    """What was read of a body. The places of splices are looked for when they are needed (`body` is kept until then)."""
+    """What was read of a body; the places of splices are looked for when they are needed (`body` is kept till then)."""
 
     __slots__ = ("choices", "gives_stream_options", "model", "places", "stream")
 

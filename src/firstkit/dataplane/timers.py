@@ -21,8 +21,8 @@ NO_TICK = 1 << 62
 class Due(Protocol):
     """Something with one deadline at a time.
 
-    `due` is the moment (monotonic seconds) after which `on_due` is called once; `closed` takes the entry out of the wheel.
-    `tick` belongs to the wheel.
+    `due` is the moment (monotonic seconds) after which `on_due` is called once; `closed` takes the entry out of the
+    wheel. `tick` belongs to the wheel.
     """
 
     due: float

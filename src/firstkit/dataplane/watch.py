@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One idle connection to each instance: when it closes and no other stands, the instance is dead, and known so at once."""
+"""One idle connection to each instance: when it closes and no other stands, the instance is dead, known at once."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ FIRST_RETRY_S, LAST_RETRY_S = 0.1, 2.0
 class Watch(asyncio.Protocol):
     """Holds the connection to one instance, on which nothing is said.
 
-    Engines close idle connections for reasons of their own, so a closed one is made anew at once, and only when that does
-    not stand either the instance is taken for dead. It is alive again as soon as one does.
+    Engines close idle connections for reasons of their own, so a closed one is made anew at once, and only when that
+    does not stand either the instance is taken for dead. It is alive again as soon as one does.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Watch(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Ignore what an engine says unasked (called by the loop)."""
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — the loop's signature
         """Connect anew (called by the loop)."""
         stood, self._stands, self._transport = self._stands, False, None
         if self._later is not None:

@@ -9,10 +9,36 @@ from firstkit.core.request import AttemptRecord, Outcome, RequestClass, Usage, U
 from firstkit.dataplane.books import AttemptLine
 
 LINE = AttemptLine(
-    "req-1", 2, True, 100.5, "key:ann", "p", 'mi"ne', "/v1/chat/completions", "org/demo", "demo", "d0", "here", "i-0", True,
-    RequestClass.INTERACTIVE, Outcome.COMPLETE, 200, "", "only choice", Usage(source=UsageSource.ENGINE, input_tokens=3),
-    0.1, 0.2, None, 0.4, None, 0.03, 7, 10, 20,
-)  # fmt: skip
+    "req-1",
+    2,
+    True,
+    100.5,
+    "key:ann",
+    "p",
+    'mi"ne',
+    "/v1/chat/completions",
+    "org/demo",
+    "demo",
+    "d0",
+    "here",
+    "i-0",
+    True,
+    RequestClass.INTERACTIVE,
+    Outcome.COMPLETE,
+    200,
+    "",
+    "only choice",
+    Usage(source=UsageSource.ENGINE, input_tokens=3),
+    0.1,
+    0.2,
+    None,
+    0.4,
+    None,
+    0.03,
+    7,
+    10,
+    20,
+)
 
 
 def test_it_has_the_records_fields_in_the_records_order() -> None:
