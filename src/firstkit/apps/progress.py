@@ -109,7 +109,7 @@ def ready_text(address: Address, *, key_file: Path, model: str | None) -> str:
         request = json.dumps(
             {
                 "model": model,
-                "messages": [{"role": "user", "content": "What is the capital of France?"}],
+                "messages": [{"role": "user", "content": _WRITE}],
                 "stream": True,
             }
         )

@@ -97,8 +97,8 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             close = nearest(args[0], COMMANDS)
-            hint = f"did you mean {or_list(close)}?" if close else "`first --help` lists the commands"
-            raise click.UsageError(f"there is no command {args[0]!r}; {hint}")
+            hint = f"; did you mean {or_list(close)}?" if close else ""
+            raise click.UsageError(f"there is no command {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
