@@ -87,7 +87,7 @@ def one_sentence(err: str) -> str:
     ("arguments", "words"),
     [
         (["modles"], "did you mean models?"),
-        (["zzz"], "`first --help` lists the commands"),
+        (["zzz"], "there is no command"),
         (["models", "--colour"], "no such option"),
         (["models", "extra"], "unexpected extra argument"),
         (["chat"], "missing argument"),
