@@ -130,10 +130,14 @@ def test_an_alias_and_bounds_change_in_place(running: Installation, double: Besi
 
 def test_a_broken_file_is_refused_whole_and_what_runs_stays(running: Installation) -> None:
     before, number = running.instances(), revision(running)
-    count = running.log("controller").count("apply_refused")
-    running.reload('{"gateway": {"lisen": "127.0.0.1:1"}, "deployments": {}}')
-    running.until(lambda: running.log("controller").count("apply_refused") > count)
-    running.until(lambda: "reload_refused" in running.log("gateway"))
+    good = (running.data.parent / "first.yaml").read_text()
+    refused, kept = running.log("controller").count("apply_refused"), running.log("gateway").count("reload_refused")
+    try:
+        running.reload('{"gateway": {"lisen": "127.0.0.1:1"}, "deployments": {}}')
+        running.until(lambda: running.log("controller").count("apply_refused") > refused)
+        running.until(lambda: running.log("gateway").count("reload_refused") > kept)
+    finally:
+        (running.data.parent / "first.yaml").write_text(good)
     assert revision(running) == number
     assert {one["id"] for one in running.instances()} == {one["id"] for one in before}
     assert running.request("POST", "/v1/chat/completions", asks("x", model="beside"))[0] == 200
@@ -169,13 +173,16 @@ async def test_a_thousand_open_streams_live_through_a_reload(running: Installati
 
 @pytest.mark.anyio
 async def test_a_thousand_open_streams_live_through_the_gateway_s_replacement(running: Installation) -> None:
-    (old,) = running.part_pids("gateway")
+    (old,) = running.until(lambda: len(found := running.part_pids("gateway")) == 1 and found)
+    taken_over = running.said().count("a new gateway has taken over")
     crowd = Crowd(running.port, key=running.key, count=MANY, body=asks("tokens=8 every=1", model="beside", stream=True))
     async with asyncio.timeout(120), asyncio.TaskGroup() as group:
         group.create_task(crowd.run())
         await crowd.begun.wait()
         running.process.send_signal(signal.SIGUSR2)
-        await asyncio.to_thread(running.until, lambda: "a new gateway has taken over" in running.said())
+        await asyncio.to_thread(
+            running.until, lambda: running.said().count("a new gateway has taken over") > taken_over
+        )
         both = running.part_pids("gateway")
         assert len(both) == 2
         assert old in both
@@ -185,7 +192,7 @@ async def test_a_thousand_open_streams_live_through_the_gateway_s_replacement(ru
 
 
 def test_short_requests_notice_nothing_of_a_gateway_s_replacement(running: Installation) -> None:
-    (old,) = running.part_pids("gateway")
+    (old,) = running.until(lambda: len(found := running.part_pids("gateway")) == 1 and found)
     with traffic(running, "rolled", "beside") as threads:
         running.process.send_signal(signal.SIGUSR2)
         running.until(lambda: old not in running.part_pids("gateway"))
@@ -194,7 +201,7 @@ def test_short_requests_notice_nothing_of_a_gateway_s_replacement(running: Insta
 
 
 def test_who_waits_for_a_cold_model_keeps_waiting_through_a_gateway_s_replacement(running: Installation) -> None:
-    (old,) = running.part_pids("gateway")
+    (old,) = running.until(lambda: len(found := running.part_pids("gateway")) == 1 and found)
     waiting = Stream(running, asks("tokens=3", model="slow", stream=True))
     waiting.wait_for(b": ")
     running.process.send_signal(signal.SIGUSR2)
@@ -204,7 +211,7 @@ def test_who_waits_for_a_cold_model_keeps_waiting_through_a_gateway_s_replacemen
 
 
 def test_a_gateway_that_does_not_come_up_leaves_the_old_one_in_place(running: Installation, double: Beside) -> None:
-    (old,) = running.part_pids("gateway")
+    (old,) = running.until(lambda: len(found := running.part_pids("gateway")) == 1 and found)
     good = (running.data.parent / "first.yaml").read_text()
     (running.data.parent / "first.yaml").write_text("gateway: {lisen: 1}\n")
     try:

@@ -32,10 +32,15 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Generator[Installation]
         yield it
 
 
+def job_folder(running: Installation) -> Path:
+    """Find the folder of the job that runs."""
+    (job,) = running.until(lambda: len(found := running.jobs()) == 1 and running.ready_instances("a") and found)
+    return Path(job["run_dir"])
+
+
 def door(running: Installation) -> tuple[str, int]:
     """Find where the instance's door listens, from the launcher's own status."""
-    (status,) = running.data.glob("clusters/here/j-*/status.json")
-    address = json.loads(status.read_text())["instances"][0]["address"]
+    address = json.loads((job_folder(running) / "status.json").read_text())["instances"][0]["address"]
     assert address["kind"] == "tls"
     return address["host"], address["port"]
 
@@ -109,7 +114,7 @@ def test_a_stranger_is_not_let_in_by_the_door(running: Installation, tmp_path: P
 
 
 def test_not_even_the_job_s_own_certificate_opens_the_door(running: Installation) -> None:
-    (folder,) = running.data.glob("clusters/here/j-*/")
+    folder = job_folder(running)
     context = trusting_anybody()
     context.load_cert_chain(folder / "door.crt", folder / "door.key")
     assert tried(door(running), context) == b""

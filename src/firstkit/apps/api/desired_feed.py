@@ -32,6 +32,7 @@ class DesiredFeed:
         self._poll_s = poll_s
         self._waiters: dict[str, _Waiter] = {}
         self._wake = anyio.Event()
+        self._closed = False
 
     @property
     def waiting(self) -> int:
@@ -43,12 +44,15 @@ class DesiredFeed:
         self._wake.set()
 
     def close(self) -> None:
-        """Let everybody go with what they have."""
+        """Let everybody go with what they have, and hold nobody from now on."""
+        self._closed = True
         for waiter in self._waiters.values():
             waiter.answered.set()
 
     async def newer(self, job: str, *, than: int, within_s: float) -> Desired | None:
         """Wait until the job's desired document is newer than that version; None when the time is over."""
+        if self._closed:
+            return None
         waiter = _Waiter(version=than, answered=anyio.Event())
         if older := self._waiters.get(job):
             older.answered.set()
