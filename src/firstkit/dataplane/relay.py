@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One answer on its way to the client: head, framing, events held whole, comments while waiting, an error at a break."""
+"""One answer on its way to the client: head, framing, whole events, comments while waiting, an error at a break."""
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Protocol
 
 from firstkit.core.errors import FirstError
@@ -10,7 +11,7 @@ from firstkit.core.request import Dialect, Usage
 from firstkit.core.stream.meter import StreamMeter, is_usage_chunk
 from firstkit.core.stream.sse import Splitter, split
 from firstkit.core.stream.usage import HEAD_BYTES, TAIL_BYTES, find_usage
-from firstkit.dataplane.framing import LAST_CHUNK, Framing, chunk, single_chunk
+from firstkit.dataplane.framing import LAST_CHUNK, Framing, chunk, event_chunk
 from firstkit.dataplane.plain import plain_usage
 from firstkit.dataplane.reply import Reply, status_line
 from firstkit.wire.problems import error_event
@@ -172,16 +173,13 @@ class Relay:
         """Tell whether `token` may be called: a stream of events whose chunks are the client's chunks."""
         return self._splitter is not None and self._chunked
 
-    def token(self, framed: bytes, now: float) -> bool:
+    def token(self, framed: bytes) -> bool:
         """Pass on one read that is one whole chunk of whole events, as nearly all of a stream is.
 
         False, and nothing done, when it is anything else, or says something that has to be looked at.
         """
-        splitter, meter = self._splitter, self.meter
-        if splitter is None or meter is None or splitter.tail or not framed.endswith(b"\n\n\r\n"):
-            return False
-        start = single_chunk(framed)
-        if not start or not meter.token(framed, now):
+        splitter, meter, start = self._splitter, self.meter, event_chunk(framed)
+        if not start or splitter is None or meter is None or splitter.tail or not meter.token(framed, monotonic()):
             return False
         self.body_bytes += len(framed) - start - 2
         self._out.write(framed)

@@ -55,7 +55,7 @@ class Tokens(Protocol):
         """When something last passed."""
         ...
 
-    def token(self, framed: bytes, now: float) -> bool:
+    def token(self, framed: bytes) -> bool:
         """Pass on one read that is one whole chunk of whole events; False, and nothing done, when it is not."""
         ...
 
@@ -154,27 +154,22 @@ class Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what the other side sent (called by the loop)."""
+        stream, body = self.stream, self.body
+        if stream is not None and type(body) is ChunkedBody and body.aligned and stream.token(data):
+            return
         user = self.user
         if user is None:
             if not self.closed:  # nobody asked: the connection is out of step
                 self.abort()
             return
-        now = time.monotonic()
-        body = self.body
+        self.heard_at = now = time.monotonic()
         if body is None:
             self.heard = True
-            self.heard_at = now
             self._head(user, data, now)
             return
-        if type(body) is ChunkedBody and body.aligned:
-            stream = self.stream
-            if stream is not None and stream.token(data, now):
-                return
-            if start := single_chunk(data):
-                self.heard_at = now
-                user.payload(data[start:-2], data, False, now)
-                return
-        self.heard_at = now
+        if type(body) is ChunkedBody and body.aligned and (start := single_chunk(data)):
+            user.payload(data[start:-2], data, False, now)
+            return
         try:
             payload = body.feed(data)
         except FramingError as error:

@@ -34,7 +34,7 @@ ROTATE_BYTES = 4_000_000
 KEPT_BYTES = 8_000_000
 """Lines that no disk would take wait in memory, up to so much."""
 SWEEP_EVERY_S = 1.0
-SWEEP_BUDGET_S = 0.05
+SWEEP_BUDGET_S = 0.02
 """A sweep ends with the batch in which it has taken so long; the rest is on disk and waits for the next. That is enough
 for thousands of records a second, and neither the loop (Python's lock) nor others in the store thread wait for more."""
 ADOPT_EVERY_S = 30.0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from firstkit.core.request import Dialect
 from firstkit.core.stream.meter import StreamMeter, is_usage_chunk
 from firstkit.core.stream.sse import HELD_LIMIT, Splitter, events, split
-from firstkit.dataplane.framing import ChunkedBody, FramingError, LengthBody, chunk, single_chunk
+from firstkit.dataplane.framing import ChunkedBody, FramingError, LengthBody, chunk, event_chunk, single_chunk
 
 ANY_STREAM = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"\n\n", b"data: x", b":", b"a", b"event: e", b" "])).map(
     b"".join
@@ -192,3 +192,12 @@ def test_a_single_chunk_is_told_from_anything_else(payload: bytes, more: bytes) 
     assert framed[single_chunk(framed) : -2] == payload
     for other in (framed + b"x", framed[:-1], framed[1:] if len(payload) > 15 else b"0\r\n\r\n", b"+" + framed, more):
         assert single_chunk(other) == 0 or other[single_chunk(other) : -2] == payload[: len(other)]
+
+
+@given(st.binary(max_size=5000) | st.integers(0, 300).map(lambda size: b"x" * size), st.binary(max_size=4))
+def test_the_quick_look_at_a_chunk_finds_what_the_careful_one_does(payload: bytes, more: bytes) -> None:
+    framed = chunk(payload + b"\n\n")
+    assert event_chunk(framed) == single_chunk(framed) > 0
+    for other in (framed + more, framed[1:], more + framed, framed.upper(), chunk(payload + b"x"), more, b""):
+        if start := event_chunk(other):
+            assert start == single_chunk(other)
