@@ -37,6 +37,9 @@ class Outbox:
             while self._senders:
                 senders, self._senders = self._senders, []
                 for sender in senders:
-                    sender.flush()
+                    try:
+                        sender.flush()
+                    except Exception as error:  # noqa: BLE001 one sender's fault must not keep the others' bytes back
+                        self._loop.call_exception_handler({"message": "sending failed", "exception": error})
         finally:
             self._flushing = False
