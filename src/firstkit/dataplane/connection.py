@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _CR = 13
 
+HELD_MOST = 32 * 1024
+"""How much is held until the end of a turn, which may bring many reads of one engine, all of them for one client."""
+
 AHEAD_BYTES = 128 * 1024
 """How much of further requests is taken in while one is being answered."""
 
@@ -216,12 +219,14 @@ class Connection(asyncio.Protocol):
             self._set_body_due()
 
     def write(self, data: bytes) -> None:
-        """Send to the client, at the end of this turn of the loop."""
+        """Send to the client, at the end of this turn of the loop; much at once goes now, so that a pause is heard."""
         if self._out:
             self._out += data
         elif not self.closed:
             self._out = data
             self.plane.outbox.add(self)
+        if len(self._out) > HELD_MOST:
+            self.flush()
 
     def flush(self) -> None:
         """Hand on what is held (called by the outbox, and before anything that ends the sending side)."""
