@@ -24,6 +24,9 @@ _CR = 13
 HELD_MOST = 32 * 1024
 """How much is held until the end of a turn, which may bring many reads of one engine, all of them for one client."""
 
+PAUSE_S = 600.0
+"""How long a client that lives may pause in reading its answer."""
+
 AHEAD_BYTES = 128 * 1024
 """How much of further requests is taken in while one is being answered."""
 
@@ -162,6 +165,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Pass on that the client does not keep up (called by the loop)."""
         self.slow = True
+        self._look_whether_stalled()
         if self.exchange is not None:
             self.exchange.client_slow()
 
@@ -442,6 +446,16 @@ class Connection(asyncio.Protocol):
             self.flush()
             self.transport.write_eof()
         self.plane.wheel.set(self, time.monotonic() + LINGER_S)
+
+    def _look_whether_stalled(self) -> None:
+        """Be patient with a client that lives and only pauses: its closed window counts as unacknowledged otherwise."""
+        if self.closed:
+            return
+        limit_s = self.plane.settings.user_timeout_s
+        patient = self.slow and peer.stalled(self.transport)
+        peer.wait_for_acknowledgements(self.transport, max(limit_s, PAUSE_S) if patient else limit_s)
+        if self.slow:
+            self.plane.wheel.later(limit_s / 4, self._look_whether_stalled)
 
     def _look_whether_gone(self) -> None:
         if not self._pull_paused or self.closed:

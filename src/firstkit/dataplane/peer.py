@@ -9,6 +9,8 @@ import socket
 import struct
 from typing import cast
 
+_TCP_INFO_BYTES = 148
+
 
 def hung_up(transport: asyncio.BaseTransport) -> bool:
     """Tell whether the other side has closed or broken the connection, also while there is unread data."""
@@ -19,6 +21,27 @@ def hung_up(transport: asyncio.BaseTransport) -> bool:
 def readable(transport: asyncio.BaseTransport) -> bool:
     """Tell whether something has come that has not been read yet."""
     return bool(_poll(transport, select.POLLIN) & select.POLLIN)
+
+
+def stalled(transport: asyncio.BaseTransport) -> bool:
+    """Tell whether the other side has acknowledged all it was sent and lets no more come: it lives, and does not read.
+
+    Read from struct tcp_info (Linux 4.6 and later): tcpi_unacked at byte 24, tcpi_notsent_bytes at byte 144.
+    """
+    sock = _socket(transport)
+    if sock is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return False
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    if len(info) < _TCP_INFO_BYTES:
+        return False
+    return struct.unpack_from("=I", info, 24)[0] == 0 and struct.unpack_from("=I", info, 144)[0] > 0
+
+
+def wait_for_acknowledgements(transport: asyncio.BaseTransport, seconds: float) -> None:
+    """Set how long sent bytes may stay unacknowledged before the kernel gives the connection up."""
+    sock = _socket(transport)
+    if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from firstkit.core.request import Outcome
+from firstkit.core.settings import GatewaySettings
 from firstkit.testing.planes import MODEL, Keys, PlainEngine, make_route, plane_world
 from firstkit.testing.raw_client import RawClient, request
 from firstkit.testing.raw_engine import STREAM_HEAD, Visit, answer, chunked, raw_engine, says
@@ -275,3 +276,22 @@ async def test_many_that_leave_at_once_leave_nothing(tmp_path: Path) -> None:
         async with world.client() as client:
             await client.send(request(CHAT))
             assert (await client.answer()).status == 200
+
+
+async def test_a_reader_that_pauses_for_longer_than_the_kernel_waits_for_acknowledgements_gets_all(
+    tmp_path: Path,
+) -> None:
+    events = b"".join(
+        b'data: {"choices":[{"delta":{"content":"%08d%b"}}]}\n\n' % (n, b"x" * 4000) for n in range(10_000)
+    )
+    impatient = GatewaySettings(uploads=str(tmp_path), user_timeout_s=0.4)
+    async with raw_engine(tmp_path) as engine, plane_world(tmp_path, settings=impatient) as world:
+        world.serve(engine)
+        engine.script = says(STREAM_HEAD + chunked(events))
+        async with world.client() as client:
+            await client.send(request(STREAM))
+            await world.until(lambda: any(conn.slow for conn in world.plane.connections))
+            await asyncio.sleep(2.5)  # what is tried is that time passes, several times the kernel's limit
+            got = await client.answer()
+    assert got.whole
+    assert got.body == events
