@@ -118,10 +118,3 @@ def read_target(raw: bytes) -> Target:
             kind=Kind.INFERENCE, path=pinned[2], query=query, cluster=pinned[1], route=route, authority=authority
         )
     return Target(kind=Kind.API, path=path, query=query, authority=authority)
-
-
-def dialect_of(target: Target | None) -> Dialect:
-    """Say which dialect errors on a target are written in."""
-    if target is not None and target.route is not None:
-        return target.route.dialect
-    return Dialect.OPENAI

@@ -71,9 +71,6 @@ class Rejection(StrEnum):
     RESERVED = "kept free for interactive requests"
 
 
-UNFIT = frozenset({Rejection.OTHER_CLUSTER, Rejection.OTHER_ENDPOINT})
-"""Rejections that no passing of time lifts."""
-
 BUSY = frozenset({Rejection.FULL, Rejection.RESERVED})
 """Rejections of a sound instance: it takes the request as soon as others have ended."""
 
