@@ -19,7 +19,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Generator[Installation]
         "streamed": paced("streamed", min=0, idle="1s", arguments=("--load-s", "1.5")),
         "plain": paced("plain", min=0, idle="1h", arguments=("--load-s", "1.5")),
         "hasty": paced("hasty", min=0, idle="1s", arguments=("--load-s", "1.5")),
-        "elastic": paced("elastic", max=3, in_flight=2, idle="1s"),
+        "elastic": paced("elastic", max=3, in_flight=2, idle="8s"),
     }
     gateway = {"hold_head": "300ms", "comment_every": "300ms"}
     with installation(
@@ -83,19 +83,19 @@ def test_who_will_not_wait_is_told_when_to_come_back_and_first_wait_blocks_until
 def test_more_requests_than_one_instance_takes_bring_more_and_what_is_too_many_goes_when_it_has_finished(
     running: Installation,
 ) -> None:
-    streams = [Stream(running, asks("tokens=45 every=0.1", model="elastic", stream=True)) for _ in range(8)]
+    streams = [Stream(running, asks("tokens=30 every=0.1", model="elastic", stream=True)) for _ in range(8)]
     running.until(lambda: len(running.ready_instances("elastic")) == 3)
     for stream in streams:
-        stream.assert_whole(45)
+        stream.assert_whole(30)
     assert len([one for one in running.instances(ended=True) if one["model"] == "elastic"]) == 3
-    long = [Stream(running, asks("tokens=150 every=0.1", model="elastic", stream=True)) for _ in range(3)]
+    long = [Stream(running, asks("tokens=200 every=0.1", model="elastic", stream=True)) for _ in range(3)]
     for stream in long:
         stream.wait_for(b"w0 ")
     running.until(lambda: [one["in_flight"] for one in running.instances() if one["model"] == "elastic"] == [1, 1, 1])
     running.until(lambda: len(running.ready_instances("elastic")) == 2)  # two are enough, but three are at work
     assert not any(stream.over for stream in long)
     for stream in long:
-        stream.assert_whole(150)
+        stream.assert_whole(200)
     running.until(lambda: len(running.ready_instances("elastic")) == 1)
 
 

@@ -213,7 +213,7 @@ async def test_an_engine_that_is_killed_is_started_again(tmp_path: Path) -> None
         await one.until(one.routes)
         first = one.routes()[0].instance
         await anyio.to_thread.run_sync(kill_engine, str(tmp_path / "engine.py"))
-        await one.until(lambda: one.routes() and one.routes()[0].instance != first)
+        await one.until(lambda: any(route.instance != first for route in one.routes()))
         ended = next(job for job in one.jobs() if job.state is JobState.ENDED)
         assert ended.reason is Reason.ENGINE_EXIT
         group.cancel_scope.cancel()
@@ -280,7 +280,7 @@ async def test_the_end_of_the_walltime_is_no_failure_and_brings_a_new_instance(t
         await one.until(one.routes)
         first = one.routes()[0].instance
         await one.until(lambda: any(job.state is JobState.ENDED for job in one.jobs()))
-        await one.until(lambda: one.routes() and one.routes()[0].instance != first)
+        await one.until(lambda: any(route.instance != first for route in one.routes()))
         ended = next(job for job in one.jobs() if job.state is JobState.ENDED)
         assert ended.reason is Reason.WALLTIME
         group.cancel_scope.cancel()
