@@ -154,6 +154,7 @@ def build_engine(given: sections.Engine, *, walltime_s: float | None) -> catalog
         setup=given.setup,
         options=dict(given.model_extra or {}),
         start_timeout_s=start_timeout_s,
+        preflight=given.preflight,
     )
 
 

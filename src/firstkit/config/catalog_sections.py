@@ -152,6 +152,11 @@ class Engine(Section):
         default=EngineSpec(kind="").start_timeout_s,
         example="45m",
     )
+    preflight: bool = _optional(
+        "whether weights, GPUs, shared memory and disk are looked at on the node before the engine starts",
+        default=True,
+        example=False,
+    )
 
 
 class Resources(Section):

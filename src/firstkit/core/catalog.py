@@ -105,6 +105,7 @@ class EngineSpec:
     setup: str = ""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     start_timeout_s: float = 1800.0
+    preflight: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,6 +80,16 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What the node is looked at for before the engine starts; `gpu_memory` is the share of each GPU's that is free."""
+
+    gpus: int = 0
+    gpu_memory: float = 0.0
+    shm_bytes: int = 0
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineProcess:
     """How one engine is started, watched and stopped."""
 
@@ -97,6 +107,8 @@ class EngineProcess:
     progress: tuple[Progress, ...] = ()
     causes: tuple[Cause, ...] = ()
     files: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    needs: Needs | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

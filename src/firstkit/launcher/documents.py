@@ -50,6 +50,15 @@ class CauseMark(NamedTuple):
     reason: str
 
 
+class Needs(NamedTuple):
+    """What the node must have for an engine: GPUs, the share of their memory that is free, and bytes of room."""
+
+    gpus: int
+    gpu_memory: float
+    shm_bytes: int
+    disk_bytes: int
+
+
 class EngineSpec(NamedTuple):
     """How one engine is started, watched and stopped."""
 
@@ -67,6 +76,8 @@ class EngineSpec(NamedTuple):
     progress: Tuple[ProgressMark, ...]
     causes: Tuple[CauseMark, ...]
     files: Tuple[str, ...]
+    weights: Tuple[str, ...] = ()
+    needs: Optional[Needs] = None
 
 
 class InstanceSpec(NamedTuple):
@@ -309,6 +320,17 @@ def _engine(fields: Fields) -> EngineSpec:
         progress=tuple(_progress(mark) for mark in fields.objects("progress")),
         causes=tuple(_cause(mark) for mark in fields.objects("causes")),
         files=fields.texts("files"),
+        weights=fields.texts("weights"),
+        needs=None if fields.raw("needs") is None else _needs(fields.object("needs")),
+    )
+
+
+def _needs(fields: Fields) -> Needs:
+    return Needs(
+        gpus=int(fields.number("gpus", 0)),
+        gpu_memory=min(fields.number("gpu_memory", 0.0), 1.0),
+        shm_bytes=int(fields.number("shm_bytes", 0)),
+        disk_bytes=int(fields.number("disk_bytes", 0)),
     )
 
 

@@ -27,6 +27,7 @@ class Started(NamedTuple):
     output: int
     reason: Optional[str] = None
     detail: Optional[str] = None
+    unseen: Optional[str] = None
 
 
 class Handover(NamedTuple):

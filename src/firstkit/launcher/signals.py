@@ -22,6 +22,11 @@ class Signals:
             signal.signal(number, self._arrive)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
+    @property
+    def arrived(self) -> bool:
+        """Tell whether a request waits for a listener."""
+        return bool(self._early)
+
     def listen(self, listener: Callable[[int], None]) -> None:
         """Hand on every request, also those remembered, from within a signal handler."""
         self._listener = listener

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import time
-from typing import List, Optional, Sequence, Set
+from typing import Callable, List, Optional, Sequence, Set
 
 from .claim import AlreadyClaimed, claim, identify
 from .documents import InstanceSpec, JobRefused, JobSpec, read_job
@@ -15,6 +16,7 @@ from .environment import engine_environment, expand
 from .folders import Places, free_port, make_places, remove_leftovers, unreadable, write_private
 from .guard import Guard, post_guard
 from .handover import Handover, Started
+from .preflight import look
 from .processes import Prctl, age_s, start
 from .records import EXIT, LauncherLog, encode, exit_report, write_whole
 from .signals import Signals
@@ -50,11 +52,13 @@ def main(argv: Sequence[str]) -> int:
     prctl = Prctl()
     prctl.adopt_orphans()
     ports: Set[int] = set()
-    started = [
-        _start_instance(instance, run_dir=run_dir, ports=ports, guard=guard, prctl=prctl) for instance in spec.instances
-    ]
+    start_one = functools.partial(
+        _start_instance, run_dir=run_dir, ports=ports, guard=guard, prctl=prctl, hurried=lambda: signals.arrived
+    )
+    started = [start_one(instance) for instance in spec.instances]
     secrets = _secrets(spec, run_dir)
     log = LauncherLog(run_dir, secrets=secrets, began=began)
+    _note_unseen(started, log)
     log.note(f"engines started {time.monotonic() - began:.3f} s after the job; Python {sys.version.split()[0]}")
     _raise_descriptor_limit()
 
@@ -83,12 +87,21 @@ def main(argv: Sequence[str]) -> int:
     return code
 
 
+def _note_unseen(started: Sequence[Started], log: LauncherLog) -> None:
+    """Note what could not be looked at before an engine was started."""
+    for one in started:
+        if one.unseen is not None:
+            log.note(f"{one.spec.instance}: started unseen: {one.unseen}")
+
+
 def _complain(text: str) -> int:
     print(f"first: {text}", file=sys.stderr)
     return 1
 
 
-def _start_instance(spec: InstanceSpec, *, run_dir: str, ports: Set[int], guard: Guard, prctl: Prctl) -> Started:
+def _start_instance(
+    spec: InstanceSpec, *, run_dir: str, ports: Set[int], guard: Guard, prctl: Prctl, hurried: Callable[[], bool]
+) -> Started:
     """Make an instance's folders and start its engine; whatever goes wrong is that instance's end, not the job's."""
     engine, mark = spec.engine, os.urandom(8).hex()
     places: Optional[Places] = None
@@ -100,6 +113,9 @@ def _start_instance(spec: InstanceSpec, *, run_dir: str, ports: Set[int], guard:
         missing = unreadable([expand(file, places, port) for file in engine.files])
         if missing is not None:
             return Started(spec, mark, places, port, None, -1, "WEIGHTS_MISSING", missing)
+        found = look(engine, {**os.environ, **engine.env}, places, prctl=prctl, hurried=hurried)
+        if found.fault is not None:
+            return Started(spec, mark, places, port, None, -1, found.fault.reason, found.fault.detail)
         if engine.key is not None:
             write_private(places.key_file, engine.key)
         with contextlib.suppress(FileNotFoundError):
@@ -123,7 +139,7 @@ def _start_instance(spec: InstanceSpec, *, run_dir: str, ports: Set[int], guard:
         if write >= 0:
             os.close(write)
     guard.engine(pid, mark)
-    return Started(spec, mark, places, port, pid, read)
+    return Started(spec, mark, places, port, pid, read, unseen=found.unseen)
 
 
 def _secrets(spec: JobSpec, run_dir: str) -> List[str]:

@@ -78,6 +78,13 @@ class LaunchSpec:
     progress: tuple[ProgressMark, ...] = ()
     causes: tuple[CauseMark, ...] = ()
     files: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    """Folders or files whose weights must be whole; formats that are not known are not judged."""
+    gpu_memory: float = 0.8
+    """The share of each GPU's memory that must be free before it starts."""
+    shm_bytes: int = 0
+    disk_bytes: int = 16 * 1024**2
+    """Room that it needs in /dev/shm, and in its caches and temporary folder."""
     put: Mapping[str, bytes] | None = None
     """Small files of ours that must lie in the instance's folder ({dir}), by name."""
 

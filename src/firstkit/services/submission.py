@@ -189,4 +189,16 @@ def engine_process(deployment: Deployment, launch: LaunchSpec, *, key: str | Non
         ),
         causes=tuple(control.Cause(match=mark.match, reason=mark.reason) for mark in launch.causes),
         files=launch.files,
+        weights=launch.weights if deployment.engine.preflight else (),
+        needs=_needs(deployment, launch) if deployment.engine.preflight else None,
+    )
+
+
+def _needs(deployment: Deployment, launch: LaunchSpec) -> control.Needs:
+    """Say what the node must have, by what was asked of the scheduler and what the engine's adapter knows."""
+    return control.Needs(
+        gpus=deployment.resources.gpus if deployment.resources is not None else 0,
+        gpu_memory=launch.gpu_memory,
+        shm_bytes=launch.shm_bytes,
+        disk_bytes=launch.disk_bytes,
     )

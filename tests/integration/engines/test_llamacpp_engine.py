@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def test_texts_that_mean_the_same_lie_closer_together(folder: Path, kept: Path) 
 
 def test_weights_that_are_none_are_told_as_the_reason(folder: Path, tmp_path: Path) -> None:
     weights = tmp_path / "broken.gguf"
-    weights.write_bytes(b"no weights at all" * 100)
+    weights.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))  # whole as a file, but no model
     with EngineRun(ADAPTER, deployment(weights), folder) as run:
         ended = run.wait_for("ENDED")
     assert (ended["reason"], ended["exit"]["code"]) == ("WEIGHTS_MISSING", 1)

@@ -161,6 +161,7 @@ def test_every_catalog_key_arrives(everything: Loaded) -> None:
     assert deployment.update is UpdateStyle.DRAIN_FIRST
     assert deployment.engine.env == {"VLLM_LOGGING_LEVEL": "WARNING"}
     assert deployment.engine.start_timeout_s == 2700.0
+    assert deployment.engine.preflight is False
     running = catalog.deployments["running"]
     assert running.external
     assert running.resources is None

@@ -104,6 +104,7 @@ class Command:
             stop_grace_s=float(options.stop_grace),
             causes=_CAUSES,
             files=(model,) if model.startswith("/") else (),
+            weights=(model,) if model.startswith("/") and model.endswith((".gguf", ".safetensors")) else (),
         )
 
     def external(self, deployment: Deployment) -> ExternalSpec | None:

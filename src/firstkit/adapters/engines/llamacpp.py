@@ -162,6 +162,7 @@ class LlamaCpp:
             progress=_PROGRESS,
             causes=_CAUSES,
             files=(deployment.engine.model,),
+            weights=(deployment.engine.model,),
             put={PROGRAM: (files("firstkit.adapters.engines") / "programs" / PROGRAM).read_bytes()},
         )
 

@@ -97,6 +97,7 @@ class Transformers:
             progress=_PROGRESS,
             causes=_CAUSES,
             files=(f"{engine.model.rstrip('/')}/config.json",),
+            weights=(engine.model,),
             put={PROGRAM: (files("firstkit.adapters.engines") / "programs" / PROGRAM).read_bytes()},
         )
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 from firstkit.adapters.engines.listing import models_info
@@ -42,6 +43,12 @@ from firstkit.core.reasons import Reason
 from firstkit.ports.engine import CauseMark, EngineTraits, ExternalSpec, LaunchSpec, Mistake, ProgressMark
 
 DRAIN_S = 20
+SHM_BYTES = 1024**3
+"""Its processes pass tensors through /dev/shm; a container's 64 MB end them without a word."""
+DISK_BYTES = 512 * 1024**2
+"""For compiled code."""
+MEMORY_SHARE = 0.9
+"""Its own default of `gpu-memory-utilization`."""
 NO_MEDIA = "set-allowed-media-domains.invalid"
 """The one domain that an engine may fetch images from unless `args` says otherwise: none, or a client could have it ask
 whatever the compute node reaches."""
@@ -150,6 +157,11 @@ class Vllm:
             progress=_PROGRESS,
             causes=_CAUSES,
             files=(f"{engine.model.rstrip('/')}/config.json",),
+            # another format has files of other names; `dummy` has none
+            weights=(engine.model,) if given.isdisjoint({"load-format"}) else (),
+            gpu_memory=_memory_share(deployment),
+            shm_bytes=SHM_BYTES if _ways(deployment) > 1 else 0,
+            disk_bytes=DISK_BYTES,
         )
 
     def external(self, deployment: Deployment) -> ExternalSpec | None:
@@ -175,12 +187,32 @@ class Vllm:
 _GONE = (b"cannot schedule new futures after shutdown", b"EngineCore encountered an issue", b"EngineDeadError")
 
 
-def _size_mistakes(deployment: Deployment) -> list[Mistake]:
-    """Say where an argument contradicts `resources` or `scaling`."""
+def _numbers(deployment: Deployment) -> dict[str, tuple[str, int]]:
+    """Collect the arguments that are whole numbers, by flag, with the key that each was written as."""
     numbers: dict[str, tuple[str, int]] = {}
     for key, value in deployment.engine.args.items():
         if isinstance(value, int) and not isinstance(value, bool):
             numbers[flag_name(key)] = (f"args.{key}", value)
+    return numbers
+
+
+def _ways(deployment: Deployment) -> int:
+    """Say into how many processes that compute together it splits."""
+    numbers = _numbers(deployment)
+    return prod(numbers[name][1] for name in _PARALLEL if name in numbers)
+
+
+def _memory_share(deployment: Deployment) -> float:
+    """Say how much of a GPU's memory it refuses to start without."""
+    given = next(
+        (value for key, value in deployment.engine.args.items() if flag_name(key) == "gpu-memory-utilization"), None
+    )
+    return float(given) if isinstance(given, int | float) and 0 < given <= 1 else MEMORY_SHARE
+
+
+def _size_mistakes(deployment: Deployment) -> list[Mistake]:
+    """Say where an argument contradicts `resources` or `scaling`."""
+    numbers = _numbers(deployment)
     found: list[Mistake] = []
     path, seqs = numbers.get("max-num-seqs", ("", 0))
     if path and seqs < deployment.scaling.in_flight:
@@ -190,9 +222,7 @@ def _size_mistakes(deployment: Deployment) -> list[Mistake]:
     resources = deployment.resources
     if resources is not None and resources.gpus > 0:
         parallel = [numbers[name] for name in _PARALLEL if name in numbers]
-        needed = 1
-        for _, ways in parallel:
-            needed *= ways
+        needed = _ways(deployment)
         if needed > resources.gpus * resources.nodes:
             has = f"{resources.nodes} × {resources.gpus}" if resources.nodes > 1 else str(resources.gpus)
             found.append((parallel[0][0], f"needs {needed} GPUs in all, and resources give {has}"))
