@@ -21,7 +21,7 @@ def worker(cluster: SimulatedCluster) -> ClusterWorker:
         clock=CLOCK,
         deliver=lambda _: None,
     )
-    one.configure(interval_s=lambda: 3600.0, wanted_files=lambda _: [])
+    one.configure(interval_s=lambda: 3600.0, missing=lambda _: [], wanted_files=lambda _: [])
     return one
 
 

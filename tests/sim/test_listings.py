@@ -80,6 +80,35 @@ async def test_a_job_that_the_scheduler_forgot_and_whose_launcher_is_silent_is_l
 
 
 @virtually
+async def test_what_the_accounting_knows_of_a_job_that_the_listing_forgot_ends_it_at_once_with_its_reason(
+    tmp_path: Path,
+) -> None:
+    async with simulated_world(tmp_path) as world:
+        await started(world)
+        cluster = world.clusters["local"]
+        cluster.faults.forgetful, cluster.faults.accounting = True, True
+        cluster.fail_node("1")
+        took = await world.until(lambda: bool(world.jobs(JobState.ENDED)))
+        assert took < 40, "one look is enough"
+        assert world.jobs(JobState.ENDED)[0].reason is Reason.NODE_FAILURE
+        await world.until(lambda: bool(world.routes()))
+
+
+@virtually
+async def test_the_accounting_is_asked_only_about_what_is_missing_and_once_a_minute_at_most(tmp_path: Path) -> None:
+    async with simulated_world(tmp_path) as world:
+        await started(world)
+        cluster = world.clusters["local"]
+        cluster.faults.accounting = True
+        await world.advance(600)
+        assert cluster.recalls == 0
+        cluster.faults.hidden = {"1"}
+        await world.advance(600)
+        assert 1 <= cluster.recalls <= 11
+        assert [job.state for job in world.jobs()] == [JobState.RUNNING], "that it knows nothing proves nothing"
+
+
+@virtually
 async def test_a_scheduler_that_answers_with_long_silences_confirms_nothing_by_itself(tmp_path: Path) -> None:
     async with simulated_world(tmp_path) as world:
         await started(world)

@@ -135,6 +135,21 @@ async def test_a_refused_submission_is_tried_again_with_growing_pauses_and_then_
 
 
 @virtually
+async def test_a_job_that_can_never_start_gives_its_place_back_and_holds_its_deployment(tmp_path: Path) -> None:
+    async with simulated_world(tmp_path) as world:
+        faults = world.cluster().faults
+        faults.frozen_queue = faults.impossible = True
+        world.apply(ONE)
+        await world.start()
+        await world.until(lambda: world.model().held)
+        assert world.model().reason is Reason.SUBMIT_REJECTED
+        await world.until(lambda: not world.clusters["local"].live_jobs())
+        assert [job.reason for job in world.jobs(JobState.ENDED)] == [Reason.SUBMIT_REJECTED] * 2
+        await world.advance(600)
+        assert world.clusters["local"].submissions == 2
+
+
+@virtually
 async def test_a_cluster_that_cannot_be_reached_for_an_hour_holds_nothing(tmp_path: Path) -> None:
     async with simulated_world(tmp_path, tick_s=5.0) as world:
         world.cluster().faults.refused = True

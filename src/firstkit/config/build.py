@@ -12,8 +12,18 @@ from firstkit.config import process_sections as process
 from firstkit.config.naming import with_derived
 from firstkit.core import catalog, settings
 
-SCHEDULER_OPTIONS = ("gpu_type", "constraint", "exclusive", "account", "qos", "partition", "reservation", "extra")
-"""Keys of `resources` that only the scheduler's dialect understands."""
+SCHEDULER_OPTIONS = (
+    "gpu_type",
+    "gpu_request",
+    "constraint",
+    "exclusive",
+    "account",
+    "qos",
+    "partition",
+    "reservation",
+    "extra",
+)
+"""Keys of `resources` that only the scheduler's dialect understands; `core.ask` reads them."""
 
 
 def build_settings(file: sections.File, *, data_dir: Path, folder: Path) -> settings.Settings:
@@ -96,7 +106,7 @@ def build_catalog(file: sections.File, *, revision: int = 0) -> catalog.Catalog:
 def _cluster(name: str, given: sections.Cluster) -> catalog.Cluster:
     return catalog.Cluster(
         name=name,
-        scheduler=catalog.SchedulerSpec(kind=given.scheduler.kind, options=_options(given.scheduler)),
+        scheduler=catalog.SchedulerSpec(kind=given.scheduler.kind, options=_scheduler_options(given.scheduler)),
         runner=catalog.RunnerSpec(kind=given.runner.kind, options=_options(given.runner)),
         link=catalog.LinkSpec(kind=given.link.kind, ports=given.link.ports, address=given.link.address or ""),
         run_dir=given.run_dir.rstrip("/") or "/",
@@ -109,6 +119,13 @@ def _cluster(name: str, given: sections.Cluster) -> catalog.Cluster:
         setup=given.setup,
         control=given.control,
     )
+
+
+def _scheduler_options(given: sections.Scheduler) -> dict[str, Any]:
+    """Take what is given; a queue is what is called a partition elsewhere."""
+    options = {name: value for name, value in _options(given).items() if value != []}
+    queue = options.pop("queue", None)
+    return {**options, "partition": queue} if queue is not None else options
 
 
 def _options(given: process.Section) -> dict[str, Any]:
@@ -159,7 +176,7 @@ def build_engine(given: sections.Engine, *, walltime_s: float | None) -> catalog
 
 
 def _resources(given: sections.Resources) -> catalog.Resources:
-    options = {name: value for name in SCHEDULER_OPTIONS if (value := getattr(given, name))}
+    options = {name: value for name in SCHEDULER_OPTIONS if (value := getattr(given, name)) not in (None, [])}
     return catalog.Resources(
         nodes=given.nodes,
         gpus=given.gpus,

@@ -10,12 +10,10 @@ from firstkit.config.document import ListNode, Path, ScalarNode
 from firstkit.config.drafts import Draft, DraftCluster, DraftDeployment
 from firstkit.config.naming import derived_alias
 from firstkit.config.report import Report
+from firstkit.config.scheduler_checks import check_asks, check_scheduler
 from firstkit.config.shape import near_names
 from firstkit.config.values import write_duration
 from firstkit.core.catalog import EXTERNAL
-
-LOCAL_IGNORES = ("gpu_type", "constraint", "exclusive", "account", "qos", "partition", "reservation", "extra")
-"""Resources that mean nothing to the scheduler `local`."""
 
 
 def check_catalog(report: Report, draft: Draft) -> None:
@@ -25,6 +23,7 @@ def check_catalog(report: Report, draft: Draft) -> None:
         _check_served(report, draft, name)
     for name, cluster in draft.clusters.items():
         if cluster.known:
+            check_scheduler(report, name, cluster)
             _check_link(report, draft, name, cluster)
             _check_limits(report, draft, name, cluster)
     _check_clusters_together(report, draft)
@@ -264,16 +263,8 @@ def _check_resources(report: Report, draft: Draft, name: str, deployment: DraftD
     node = report.node((*path, "resources", "walltime"))
     if isinstance(node, ScalarNode) and isinstance(node.value, int) and node.value < 600 and walltime is not None:
         report.warn((*path, "resources", "walltime"), f"`{node.text}` is seconds", hint="write the unit, such as 12h")
-    if cluster is not None and cluster.scheduler == "local":
-        if resources.nodes > 1:
-            report.add(
-                (*path, "resources", "nodes"),
-                f"{resources.nodes} nodes, while the scheduler `local` has one",
-                expected="1",
-            )
-        for key in LOCAL_IGNORES:
-            if getattr(resources, key):
-                report.warn((*path, "resources", key), f"the scheduler `local` takes no notice of `{key}`")
+    if cluster is not None and cluster.known:
+        check_asks(report, name, resources, kind=cluster.scheduler)
     if resources.gpu_type and resources.gpus == 0:
         report.add((*path, "resources", "gpu_type"), "a kind of GPU for no GPUs", expected="`gpus` above 0")
 

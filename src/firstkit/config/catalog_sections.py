@@ -18,12 +18,19 @@ from firstkit.config.values import (
     NoListForNothing,
     Ports,
     PositiveDuration,
+    SiteOption,
+    SiteWord,
     Size,
 )
 from firstkit.core.catalog import EngineSpec
 from firstkit.core.catalog import Scaling as ScalingSpec
 
 _S = ScalingSpec()
+GpuRequestField = Literal["gres", "gpus-per-node", "select", "none"]
+_GPU_REQUEST = (
+    "how GPUs are asked for: `gres` (the usual way of `slurm`) or `gpus-per-node`, `select` (the usual way of `pbs`), "
+    "`none` where a node comes with all it has"
+)
 
 
 def _optional(about: str, *, example: Any = None, default: Any = None, factory: Any = None, **bounds: Any) -> Any:
@@ -31,12 +38,26 @@ def _optional(about: str, *, example: Any = None, default: Any = None, factory: 
     return Field(description=about, examples=None if example is None else [example], **bounds)
 
 
-class LocalScheduler(Section):
-    """The scheduler that runs jobs as process groups on this machine."""
+class Scheduler(Section):
+    """Which scheduler runs the jobs of a cluster, and what it is told about every one; a deployment's word goes first."""
 
     kind: Literal["local"] = Field(description="the scheduler's dialect", examples=["local"])
     python: str | None = _optional(
-        "the Python (3.9 or later) that runs jobs here; the default is our own", example="/usr/bin/python3"
+        "the Python (3.9 or later) that runs jobs here; the default is our own (`local`), or `python3` of the job's PATH",
+        example="/usr/bin/python3",
+    )
+    partition: SiteWord | None = _optional("partition (`slurm`)", example="gpu")
+    queue: SiteWord | None = _optional("queue (`pbs`)", example="by-node")
+    account: SiteWord | None = _optional("account the jobs are charged to", example="myproject")
+    qos: SiteWord | None = _optional("quality of service", example="premium")
+    reservation: SiteWord | None = _optional("reservation to run in", example="first")
+    constraint: SiteWord | None = _optional("features a node must have, in the site's words", example="gpu80")
+    gpu_request: GpuRequestField | None = _optional(_GPU_REQUEST, example="gpus-per-node")
+    exclusive: bool | None = _optional("whole nodes", example=True)
+    extra: Annotated[list[SiteOption], NoListForNothing] = _optional(
+        "further options for every job, as the site's manual writes them",
+        factory=list,
+        example=["-l filesystems=home:eagle"],
     )
 
 
@@ -78,7 +99,7 @@ class Limits(Section):
 class Cluster(Section):
     """One batch-scheduler domain."""
 
-    scheduler: LocalScheduler = Field(description="which scheduler, and what it is told about every job")
+    scheduler: Scheduler = Field(description="which scheduler, and what it is told about every job")
     runner: LocalRunner = Field(description="where the scheduler's commands run")
     link: Link = Field(description="how bytes reach an instance")
     run_dir: str = Field(
@@ -170,15 +191,18 @@ class Resources(Section):
         "how long the job may run; `never` (no end) only with the scheduler `local`, where it is the default",
         example="12:00:00",
     )
-    gpu_type: str | None = _optional("kind of GPU, in the site's words", example="a100")
-    constraint: str | None = _optional("features a node must have, in the site's words", example="gpu80")
-    exclusive: bool | None = _optional("whole nodes", example=True)
-    account: str | None = _optional("account the job is charged to, instead of the cluster's", example="myproject")
-    qos: str | None = _optional("quality of service", example="premium")
-    partition: str | None = _optional("partition or queue, instead of the cluster's", example="gpu")
-    reservation: str | None = _optional("reservation to run in", example="maintenance")
-    extra: Annotated[list[str], NoListForNothing] = _optional(
-        "further options, as the site's manual writes them", factory=list, example=["-l filesystems=home:eagle"]
+    gpu_type: SiteWord | None = _optional("kind of GPU, in the site's words", example="a100")
+    gpu_request: GpuRequestField | None = _optional(f"{_GPU_REQUEST}; instead of the cluster's", example="gres")
+    constraint: SiteWord | None = _optional("features a node must have, instead of the cluster's", example="gpu80")
+    exclusive: bool | None = _optional("whole nodes, instead of the cluster's", example=True)
+    account: SiteWord | None = _optional("account the job is charged to, instead of the cluster's", example="myproject")
+    qos: SiteWord | None = _optional("quality of service, instead of the cluster's", example="premium")
+    partition: SiteWord | None = _optional("partition or queue, instead of the cluster's", example="gpu")
+    reservation: SiteWord | None = _optional("reservation to run in, instead of the cluster's", example="maintenance")
+    extra: Annotated[list[SiteOption], NoListForNothing] = _optional(
+        "further options after the cluster's, as the site's manual writes them",
+        factory=list,
+        example=["-l filesystems=home:eagle"],
     )
 
 

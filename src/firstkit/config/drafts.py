@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from firstkit.config.catalog_sections import Engine, Limits, Link, Model, Resources, Scaling
+from firstkit.config.catalog_sections import Engine, Limits, Link, Model, Resources, Scaling, Scheduler
 from firstkit.config.document import MapNode, plain_value
 from firstkit.config.process_sections import Controller, Gateway, Identity, Store
 from firstkit.config.shape import salvage
@@ -21,6 +21,7 @@ class DraftCluster:
     """A cluster as far as it is understood."""
 
     scheduler: str
+    scheduler_words: Scheduler | None
     runner: str
     link: Link | None
     limits: Limits
@@ -73,6 +74,7 @@ def _cluster(value: object) -> DraftCluster:
     kinds = {part: _text(_mapping(given.get(part)).get("kind")) for part in KINDS}
     return DraftCluster(
         scheduler=kinds["scheduler"],
+        scheduler_words=salvage(Scheduler, given.get("scheduler")),
         runner=kinds["runner"],
         link=salvage(Link, given.get("link")),
         limits=salvage(Limits, given.get("limits")) or Limits(),

@@ -322,6 +322,26 @@ Name = Annotated[str, AfterValidator(_name)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
 
 
+def _site_word(value: str) -> str:
+    if not value or value.startswith("-") or not value.isprintable() or re.search(r"[\s\"'\\]", value):
+        raise ValueError(f"{value!r} is no word for a scheduler; it holds no spaces or quotes, and no hyphen in front")
+    return value
+
+
+def _site_option(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError(f"{value!r} is more than one line; write each option as an entry of its own")
+    if not re.match(r"--?[A-Za-z]", value):
+        raise ValueError(f"{value!r} is no option; write it as on the scheduler's own command line, hyphens included")
+    return value
+
+
+SiteWord = Annotated[str, AfterValidator(_site_word)]
+"""A name that a scheduler knows: a partition, an account, a feature."""
+SiteOption = Annotated[str, AfterValidator(_site_option)]
+"""One whole option for a scheduler, such as `--licenses=matlab` or `-l filesystems=home`."""
+
+
 def _empty_for_nothing(value: object) -> object:
     return {} if value is None else value
 

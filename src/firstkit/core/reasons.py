@@ -40,6 +40,7 @@ class Reason(StrEnum):
     CANCELLED = "CANCELLED"
     SUBMIT_REJECTED = "SUBMIT_REJECTED"
     SUBMIT_FAILED = "SUBMIT_FAILED"
+    SITE_LIMIT = "SITE_LIMIT"
     DUPLICATE = "DUPLICATE"
     SETUP_FAILED = "SETUP_FAILED"
     NODE_UNFIT = "NODE_UNFIT"
@@ -60,6 +61,7 @@ FAILURES = frozenset(
     {
         Reason.SUBMIT_REJECTED,
         Reason.SUBMIT_FAILED,
+        Reason.SITE_LIMIT,
         Reason.SETUP_FAILED,
         Reason.NODE_UNFIT,
         Reason.NODE_FAILURE,
@@ -76,7 +78,7 @@ FAILURES = frozenset(
 """Ends that count towards back-off and hold; all others are part of normal life (law 2)."""
 
 
-HEALING = frozenset({Reason.SUBMIT_FAILED, Reason.NODE_FAILURE, Reason.JOB_LOST})
+HEALING = frozenset({Reason.SUBMIT_FAILED, Reason.SITE_LIMIT, Reason.NODE_FAILURE, Reason.JOB_LOST})
 """Failures of the site, which pass by themselves: they delay the next try, but never hold a deployment."""
 
 ENDS = FAILURES | frozenset(

@@ -14,7 +14,10 @@ from firstkit.ports.runner import Command, Result
 
 
 class JobPhase(StrEnum):
-    """What a scheduler says of a job, reduced to what decides; UNKNOWN is no event."""
+    """What a scheduler says of a job, reduced to what decides; UNKNOWN is no event.
+
+    WAITING with a reason of `core.reasons.FAILURES`: it waits for what waiting will not bring.
+    """
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -64,10 +67,13 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """The scheduler refused it for good; `heals` tells whether waiting can help."""
+    """It was surely not submitted. `detail` keeps the scheduler's own words.
+
+    `reason` is one of core's ends: those of `HEALING` are tried again, others hold the deployment.
+    """
 
     detail: str
-    heals: bool = False
+    reason: Reason = Reason.SUBMIT_REJECTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +108,17 @@ class Scheduler(Protocol):
 
     def parse(self, results: Sequence[Result]) -> Observation:
         """Read the listing."""
+        ...
+
+    def recall(self, jobs: Sequence[str]) -> list[Command]:
+        """Build the question to a second source (accounting) what became of jobs, by firstkit's own ids.
+
+        Asked about jobs that a complete listing lacks; empty where there is no second source.
+        """
+        ...
+
+    def parse_recalled(self, results: Sequence[Result]) -> tuple[SeenJob, ...]:
+        """Read its answer: the jobs that it knows to have ended; what it does not tell is not known."""
         ...
 
     def cancel(self, scheduler_ids: Sequence[str]) -> list[Command]:

@@ -31,6 +31,10 @@ STATUS_STALE_S = 25.0
 """A launcher that HTTP has not brought news of for this long is read from its file, and its gateway's doubts count."""
 
 
+RECALL_EVERY_S = 60.0
+"""How often a second source is asked about one job that the listings lack."""
+
+
 class Intake:
     """Turn what arrives into events of the machines; decides nothing and touches nothing outside.
 
@@ -57,6 +61,7 @@ class Intake:
         self._filed: dict[str, int] = {}
         self._heard: dict[str, float] = {}
         self._mute: dict[str, float] = {}
+        self._recalled: dict[str, float] = {}
         self._answering: dict[str, tuple[float, float]] = {}
         self._unreadable: set[str] = set()
         self.orphans: list[tuple[str, str]] = []
@@ -68,6 +73,17 @@ class Intake:
     def mute_at(self, job: str) -> float | None:
         """Return when a look last found that a job's launcher had written nothing at all; None if none has."""
         return self._mute.get(job)
+
+    def missing(self, cluster: str, found: Observation, now: float) -> list[str]:
+        """Name the jobs that a second listing lacks too, each once in a while: another source is asked about them."""
+        listed = {tag[1] for tag in (ids.read_tag(seen.tag) for seen in found.jobs) if tag is not None}
+        names: list[str] = []
+        for job in self._world.live_jobs(cluster):
+            gone = job.absent_since is not None and job.id not in listed
+            if gone and now - self._recalled.get(job.id, float("-inf")) >= RECALL_EVERY_S:
+                self._recalled[job.id] = now
+                names.append(job.id)
+        return names
 
     def wanted_files(self, cluster: str, found: Observation, now: float) -> list[str]:
         """Name the files to read after a listing: of jobs that HTTP has not brought news of, or that have ended."""
@@ -92,8 +108,7 @@ class Intake:
         if isinstance(answer, Accepted):
             event = JobEvent(kind=JobEventKind.ACCEPTED, at=now, scheduler_id=answer.scheduler_id)
         elif isinstance(answer, Rejected):
-            reason = Reason.SUBMIT_FAILED if answer.heals else Reason.SUBMIT_REJECTED
-            event = JobEvent(kind=JobEventKind.REJECTED, at=now, reason=reason, detail=answer.detail)
+            event = JobEvent(kind=JobEventKind.REJECTED, at=now, reason=answer.reason, detail=answer.detail)
         else:
             self._journal("submission_unsure", job=submitted.job, detail=answer.detail)
             if submitted.job in self._world.jobs:
@@ -252,7 +267,7 @@ class Intake:
 
     def forget(self) -> None:
         """Drop what is known of jobs that are forgotten."""
-        for known in (self._seen, self._filed, self._heard, self._mute):
+        for known in (self._seen, self._filed, self._heard, self._mute, self._recalled):
             for job in [one for one in known if one not in self._world.jobs]:
                 del known[job]
         self._unreadable = {one for one in self._unreadable if one in self._world.jobs}

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 
+from firstkit.core.reasons import Reason
 from firstkit.ports.clock import Clock
 from firstkit.ports.runner import Done, RemoteFile, Runner, Unknown
 from firstkit.ports.scheduler import Accepted, Observation, Rejected, Scheduler, Unsure
@@ -83,9 +84,11 @@ class ClusterWorker:
         self._cancels: set[str] = set()
         self._files: dict[str, RemoteFile] = {}
         self._folders: set[str] = set()
+        self._missing: Callable[[Observation], Sequence[str]] = lambda _: ()
         self._wanted_files: Callable[[Observation], Sequence[str]] = lambda _: ()
         self._interval_s: Callable[[], float] = lambda: 30.0
         self._looked_at = float("-inf")
+        self._sleeps_until = float("-inf")
         self._asked_to_look = True
         self._cancelling, self._writing, self._removing = _Pause(), _Pause(), _Pause()
         self._stopped = False
@@ -94,10 +97,15 @@ class ClusterWorker:
         self.trouble = ""
 
     def configure(
-        self, *, interval_s: Callable[[], float], wanted_files: Callable[[Observation], Sequence[str]]
+        self,
+        *,
+        interval_s: Callable[[], float],
+        missing: Callable[[Observation], Sequence[str]],
+        wanted_files: Callable[[Observation], Sequence[str]],
     ) -> None:
-        """Say how often to look (asked anew each time) and which files to read after each listing."""
+        """Say how often to look (asked anew each time), which jobs a listing lacks, which files to read after it."""
         self._interval_s = interval_s
+        self._missing = missing
         self._wanted_files = wanted_files
 
     def submit(self, job: str, prepared: Prepared) -> None:
@@ -128,6 +136,11 @@ class ClusterWorker:
     def wake(self) -> None:
         """Let the worker see what has changed."""
         self._wake.set()
+
+    def reconsider(self) -> None:
+        """Wake up if there is something to do before the moment until which it meant to sleep."""
+        if self._next_at() < self._sleeps_until:
+            self.wake()
 
     def succeed(self, other: ClusterWorker) -> None:
         """Take over what another worker of this cluster has not begun; it ends once it has done what it is at.
@@ -167,8 +180,10 @@ class ClusterWorker:
         while not self._stopped:
             self._wake = anyio.Event()
             if not await self._one() and not self._stopped:
-                with anyio.move_on_after(max(0.01, self._next_at() - self._clock.monotonic_s())):
+                self._sleeps_until = self._next_at()
+                with anyio.move_on_after(max(0.01, self._sleeps_until - self._clock.monotonic_s())):
                     await self._wake.wait()
+                self._sleeps_until = float("-inf")
 
     def _next_at(self) -> float:
         """Say when there is something to do again if nobody asks for anything."""
@@ -207,7 +222,7 @@ class ClusterWorker:
         written = await self._runner.put(prepared.files, deadline_s=COMMAND_DEADLINE_S)
         if not isinstance(written, Done):
             self.trouble = written.detail
-            return Rejected(detail=written.detail, heals=True)
+            return Rejected(detail=written.detail, reason=Reason.SUBMIT_FAILED)
         command = self.scheduler.submit(prepared.submission)
         results = await self._runner.run([command], deadline_s=COMMAND_DEADLINE_S)
         return self.scheduler.parse_submit(results[0])
@@ -253,11 +268,14 @@ class ClusterWorker:
         self._removing.failed(self._clock.monotonic_s())
 
     async def _observe(self) -> None:
-        """Make the one listing, then read the files asked for: what ended by then has said so in its files."""
+        """Make the one listing, ask a second source about jobs that it lacks, then read the files asked for.
+
+        In that order: what has ended by then has said so in its files.
+        """
         begun_at = self._clock.monotonic_s()
         self._asked_to_look = False
         results = await self._runner.run(self.scheduler.observe(), deadline_s=COMMAND_DEADLINE_S)
-        observation = self.scheduler.parse(results)
+        observation = await self._recalled(self.scheduler.parse(results))
         found: dict[str, bytes] = {}
         paths = tuple(self._wanted_files(observation))
         if paths:
@@ -271,3 +289,12 @@ class ClusterWorker:
         self._deliver(
             Observed(cluster=self.cluster, observation=observation, asked=paths, files=found, begun_at=begun_at)
         )
+
+    async def _recalled(self, observation: Observation) -> Observation:
+        """Add what a second source knows of jobs that a complete listing lacks (law 1); its silence proves nothing."""
+        missing = tuple(self._missing(observation)) if observation.complete else ()
+        commands = self.scheduler.recall(missing) if missing else []
+        if not commands:
+            return observation
+        results = await self._runner.run(commands, deadline_s=COMMAND_DEADLINE_S)
+        return replace(observation, jobs=(*observation.jobs, *self.scheduler.parse_recalled(results)))

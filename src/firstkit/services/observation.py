@@ -6,7 +6,7 @@ from __future__ import annotations
 from firstkit.core import ids
 from firstkit.core.job.machine import JobEvent, JobEventKind
 from firstkit.core.job.record import Job, JobState
-from firstkit.core.reasons import Reason
+from firstkit.core.reasons import Reason, is_failure
 from firstkit.ports.scheduler import JobPhase, Observation, SeenJob
 from firstkit.services.world import World
 
@@ -83,6 +83,9 @@ def _take_seen(world: World, job: Job, seen: SeenJob, now: float) -> None:
             starts_at=steady(job.starts_at, starts_at),
         ),
     )
+    if seen.phase is JobPhase.WAITING and seen.reason is not None and is_failure(seen.reason):
+        # It waits for what waiting will not bring, as good as refused: its place is given back, and the failure counts.
+        world.job_event(job.id, JobEvent(kind=JobEventKind.END_ASKED, at=now, reason=seen.reason))
 
 
 def steady(known: float | None, told: float | None) -> float | None:

@@ -13,6 +13,7 @@ from firstkit.core.catalog import Catalog, Cluster, Deployment
 from firstkit.core.errors import FirstError
 from firstkit.core.instance.record import InstanceState
 from firstkit.core.job.record import Job, JobState
+from firstkit.core.reasons import Reason
 from firstkit.core.scaling.failures import Patience
 from firstkit.core.settings import ControllerSettings
 from firstkit.core.snapshot import View
@@ -90,6 +91,7 @@ class Reconciler:
         self._workers = Workforce(
             make=lambda cluster: parts.worker(cluster, self._deliver),
             interval_s=self._interval_s,
+            missing=lambda name, found: self._intake.missing(name, found, self._now),
             wanted_files=lambda name, found: self._intake.wanted_files(name, found, self._now),
         )
         self._inbox: list[Happening] = []
@@ -238,6 +240,7 @@ class Reconciler:
         self._intake.orphans.clear()
         await self._ledger.save(self._world, check=bool(self._begun or self._cancels))
         self._act()
+        self._workers.reconsider()
         self._note_troubles()
         await self._publish(views, overrides)
         self._forget()
@@ -308,7 +311,7 @@ class Reconciler:
         cluster = self._heritage.cluster(name)
         files_only = cluster is not None and cluster.control == "files"
         for job in self._world.live_jobs(name):
-            if job.state in _MOVING:
+            if job.state in _MOVING or job.absent_since is not None:
                 return self._p.settings.observe_s
             instances = self._world.instances_of_job(job.id)
             if job.state is JobState.RUNNING and all(item.heard_at is None for item in instances):
@@ -343,7 +346,7 @@ class Reconciler:
         deployment, cluster = self._heritage.made(job.deployment, job.spec), self._heritage.cluster(job.cluster)
         if deployment is None or cluster is None or job.cluster not in self._workers:
             detail = "its deployment or cluster has been taken out of the catalog"
-            self._deliver(Submitted(job=job.id, answer=Rejected(detail=detail, heals=True)))
+            self._deliver(Submitted(job=job.id, answer=Rejected(detail=detail, reason=Reason.SUBMIT_FAILED)))
             return
         try:
             prepared = self._p.preparer.prepare(

@@ -23,10 +23,12 @@ class Workforce:
         *,
         make: Callable[[Cluster], ClusterWorker],
         interval_s: Callable[[str], float],
+        missing: Callable[[str, Observation], list[str]],
         wanted_files: Callable[[str, Observation], list[str]],
     ) -> None:
         self._make = make
         self._interval_s = interval_s
+        self._missing = missing
         self._wanted_files = wanted_files
         self._workers: dict[str, tuple[Cluster, ClusterWorker]] = {}
 
@@ -39,6 +41,7 @@ class Workforce:
             worker = self._make(cluster)
             worker.configure(
                 interval_s=lambda name=name: self._interval_s(name),
+                missing=lambda found, name=name: self._missing(name, found),
                 wanted_files=lambda found, name=name: self._wanted_files(name, found),
             )
             if known is not None:
@@ -78,6 +81,11 @@ class Workforce:
         for job in jobs:
             if job.cluster in self._workers and job.run_dir.endswith(f"/{job.id}"):
                 self._workers[job.cluster][1].remove(job.run_dir)
+
+    def reconsider(self) -> None:
+        """Let workers see whether what is known now makes them look sooner."""
+        for _, worker in self._workers.values():
+            worker.reconsider()
 
     def look(self, cluster: str) -> None:
         """Look at a cluster's scheduler soon."""

@@ -72,6 +72,10 @@ class Faults:
     """No file can be written by the runner."""
     frozen_queue: bool = False
     """No waiting job starts."""
+    impossible: bool = False
+    """Waiting jobs are said to wait for what will never come."""
+    accounting: bool = False
+    """Ends can be asked for, whatever listings show."""
 
 
 class SimulatedCluster:
@@ -104,6 +108,7 @@ class SimulatedCluster:
         self.commands = 0
         self.submissions = 0
         self.listings = 0
+        self.recalls = 0
         self._last = 0
         self._group: anyio.abc.TaskGroup | None = None
         self._freed = anyio.Event()
@@ -227,6 +232,9 @@ class SimulatedCluster:
                 if number in self.jobs and self.jobs[number].state != "ENDED":
                     self.jobs[number].cancelled.set()
             return Done(code=0, out=b"", err=b"")
+        if verb == "account":
+            self.recalls += 1
+            return self._account(rest)
         self.listings += 1
         return Done(code=0, out=self._listing().encode(), err=b"")
 
@@ -262,18 +270,19 @@ class SimulatedCluster:
             if job.started_at is not None and job.walltime_s:
                 left_s = round(job.started_at + job.walltime_s - now, 1)
             state = "SPECIAL_EXIT" if self.faults.unknown_states else job.state
-            entry = {
-                "id": job.number,
-                "tag": job.tag,
-                "state": state,
-                "why": job.why,
-                "code": job.code,
-                "left_s": left_s,
-            }
+            why = "IMPOSSIBLE" if self.faults.impossible and state == "PENDING" else job.why
+            entry = _entry(job, state=state, why=why, left_s=left_s)
             lines += [json.dumps(entry)] * (2 if self.faults.repeated_lines else 1)
         if self.faults.truncated:
             return (lines[0][: len(lines[0]) // 2] if lines else "") + "\n"
         return "\n".join([*lines, '{"end": true}']) + "\n"
+
+    def _account(self, tags: Sequence[str]) -> Result:
+        if not self.faults.accounting:
+            return Done(code=1, out=b"", err=b"accounting is disabled")
+        ended = [job for job in self.jobs.values() if job.tag in tags and job.state == "ENDED"]
+        lines = [json.dumps(_entry(job, state=job.state, why=job.why, left_s=None)) for job in ended]
+        return Done(code=0, out="\n".join(lines).encode(), err=b"")
 
     # ------------------------------------------------------------------------------------------------------- one job
     async def _live(self, job: SimulatedJob) -> None:
@@ -364,3 +373,7 @@ def _code(script: str) -> int:
         return int(json.loads(script).get("code", 0))
     except ValueError:
         return 127
+
+
+def _entry(job: SimulatedJob, *, state: str, why: str, left_s: float | None) -> dict[str, object]:
+    return {"id": job.number, "tag": job.tag, "state": state, "why": why, "code": job.code, "left_s": left_s}

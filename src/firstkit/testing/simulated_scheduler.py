@@ -16,7 +16,12 @@ _PHASES = {
     "COMPLETING": JobPhase.ENDING,
     "ENDED": JobPhase.ENDED,
 }
-_REASONS = {"TIMEOUT": Reason.WALLTIME, "CANCELLED": Reason.CANCELLED, "NODE_FAIL": Reason.NODE_FAILURE}
+_REASONS = {
+    "TIMEOUT": Reason.WALLTIME,
+    "CANCELLED": Reason.CANCELLED,
+    "NODE_FAIL": Reason.NODE_FAILURE,
+    "IMPOSSIBLE": Reason.SUBMIT_REJECTED,
+}
 
 
 class SimulatedScheduler:
@@ -42,7 +47,7 @@ class SimulatedScheduler:
         if isinstance(result, Unknown):
             return Unsure(detail=result.detail)
         if isinstance(result, Refused):
-            return Rejected(detail=result.detail, heals=True)
+            return Rejected(detail=result.detail, reason=Reason.SUBMIT_FAILED)
         if result.code != 0:
             return Rejected(detail=result.err.decode())
         return Accepted(scheduler_id=result.out.decode())
@@ -56,9 +61,23 @@ class SimulatedScheduler:
         result = results[0]
         if not isinstance(result, Done):
             return Observation(complete=False, detail=result.detail)
+        seen, complete = self._read(result.out)
+        return Observation(complete=complete, jobs=tuple(seen), detail="" if complete else "the listing broke off")
+
+    def recall(self, jobs: Sequence[str]) -> list[Command]:
+        """Ask the accounting."""
+        return [Command(argv=("account", *(f"{self._prefix}{job}" for job in jobs)))]
+
+    def parse_recalled(self, results: Sequence[Result]) -> tuple[SeenJob, ...]:
+        """Read it like a listing; only ends count."""
+        told = [job for result in results if isinstance(result, Done) for job in self._read(result.out)[0]]
+        return tuple(job for job in told if job.phase is JobPhase.ENDED)
+
+    def _read(self, out: bytes) -> tuple[list[SeenJob], bool]:
+        """Read lines; True: the closing one was there."""
         seen: list[SeenJob] = []
         complete = False
-        for line in result.out.splitlines():
+        for line in out.splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:
@@ -76,7 +95,7 @@ class SimulatedScheduler:
                         time_left_s=entry["left_s"],
                     )
                 )
-        return Observation(complete=complete, jobs=tuple(seen), detail="" if complete else "the listing broke off")
+        return seen, complete
 
     def cancel(self, scheduler_ids: Sequence[str]) -> list[Command]:
         """Cancel in one command."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from firstkit.core.reasons import Reason
+from firstkit.core.reasons import HEALING, Reason
 from firstkit.ports.runner import Done, Refused, RemoteFile, Unknown
 from firstkit.ports.scheduler import Accepted, JobPhase, Rejected, Unsure
 from firstkit.testing.rigs import DEADLINE_S, INSTALLATION, Rig, local_rig, simulated_rig
@@ -115,7 +115,7 @@ async def test_an_answer_to_a_submission_is_believed_only_when_it_is_one(rig_of:
         assert isinstance(parse(Unknown(detail="timed out")), Unsure)
         refused = parse(Refused(detail="no route"))
         assert isinstance(refused, Rejected)
-        assert refused.heals, "what surely did not run may be tried again"
+        assert refused.reason in HEALING, "what surely did not run may be tried again"
         failed = parse(Done(code=1, out=b"", err=b"error: something\n"))
         assert isinstance(failed, Rejected)
         assert failed.detail.strip() == "error: something"

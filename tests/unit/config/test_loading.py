@@ -10,8 +10,9 @@ import pytest
 from firstkit.adapters.engines.vllm import Vllm
 from firstkit.config.disk import Disk
 from firstkit.config.document import node_at
-from firstkit.config.keys import all_keys
+from firstkit.config.keys import Key, all_keys
 from firstkit.config.loading import Loaded, catalog_from_document, load, load_settings
+from firstkit.config.scheduler_checks import UNDERSTOOD
 from firstkit.core.catalog import Access, ClusterLimits, LinkSpec, Resources, Scaling, UpdateStyle
 from firstkit.core.errors import ConfigError, FirstError, SiteError
 from firstkit.core.settings import ControllerSettings, GatewaySettings, Listen, StoreSettings, TlsFiles
@@ -72,11 +73,19 @@ def test_the_promised_example_loads_on_a_local_cluster(engines: Mapping[str, Eng
 
 
 def test_the_file_with_everything_gives_every_key(everything: Loaded) -> None:
-    names = {"clusters": "here", "models": "meta-llama/Llama-3.3-70B-Instruct", "deployments": "llama-70b-here"}
+    names = {"models": "meta-llama/Llama-3.3-70B-Instruct", "deployments": "llama-70b-here"}
+    understood = frozenset({"kind", "python"}).union(*UNDERSTOOD.values())
+
+    def given(key: Key, cluster: str) -> bool:
+        places = names | {"clusters": cluster}
+        path = tuple(places[key.path[0]] if step == "NAME" else step for step in key.path)
+        return node_at(everything.tree, path) is not None
+
     missing = [
         key.dotted
         for key in all_keys()
-        if node_at(everything.tree, tuple(names[key.path[0]] if step == "NAME" else step for step in key.path)) is None
+        if not any(given(key, cluster) for cluster in everything.catalog.clusters)
+        and not (key.path[2:3] == ("scheduler",) and key.name not in understood)
     ]
     assert not missing
 
@@ -148,6 +157,7 @@ def test_every_catalog_key_arrives(everything: Loaded) -> None:
         walltime_s=43200.0,
         options={
             "gpu_type": "a100",
+            "gpu_request": "gres",
             "constraint": "gpu80",
             "exclusive": True,
             "account": "mine",
@@ -171,7 +181,8 @@ def test_every_catalog_key_arrives(everything: Loaded) -> None:
 def test_what_a_local_scheduler_takes_no_notice_of_is_warned_of(everything: Loaded) -> None:
     warned = {finding.path.rpartition(".")[2] for finding in everything.warnings}
     assert warned == {
-        "account", "constraint", "exclusive", "extra", "gpu_type", "partition", "qos", "reservation", "linger",
+        "account", "constraint", "exclusive", "extra", "gpu_request", "gpu_type", "linger", "partition", "qos",
+        "reservation",
     }  # fmt: skip
     assert all(": warning: " in str(finding) for finding in everything.warnings)
 

@@ -49,7 +49,7 @@ class LocalScheduler:
     def parse_submit(self, result: Result) -> Accepted | Rejected | Unsure:
         """Read the job's number."""
         if isinstance(result, Refused):
-            return Rejected(detail=result.detail, heals=True)
+            return Rejected(detail=result.detail, reason=Reason.SUBMIT_FAILED)
         if not isinstance(result, Done):
             return Unsure(detail=result.detail)
         number = result.out.strip().decode("ascii", "replace")
@@ -57,7 +57,7 @@ class LocalScheduler:
             return Accepted(scheduler_id=number)
         words = result.err.decode("utf-8", "replace").strip().splitlines()
         said = words[-1] if words else f"exit code {result.code}"
-        return Unsure(detail=said) if result.code == 0 else Rejected(detail=said, heals=True)
+        return Unsure(detail=said) if result.code == 0 else Rejected(detail=said, reason=Reason.SUBMIT_FAILED)
 
     def observe(self) -> list[Command]:
         """List everything; ended jobs stay for ten minutes."""
@@ -81,6 +81,16 @@ class LocalScheduler:
                 jobs[seen.scheduler_id] = seen
         words = result.err.decode("utf-8", "replace").strip()
         return Observation(complete=complete, jobs=tuple(jobs.values()), detail="" if complete else words[-300:])
+
+    def recall(self, jobs: Sequence[str]) -> list[Command]:
+        """Ask nobody: there is no second source."""
+        del jobs
+        return []
+
+    def parse_recalled(self, results: Sequence[Result]) -> tuple[SeenJob, ...]:
+        """Read nothing: nobody was asked."""
+        del results
+        return ()
 
     def cancel(self, scheduler_ids: Sequence[str]) -> list[Command]:
         """Cancel in one command."""

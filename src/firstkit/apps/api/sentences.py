@@ -34,6 +34,7 @@ _WHY = {
     Reason.NEVER_REGISTERED: "its job ran but its launcher was never heard of",
     Reason.SETUP_FAILED: "the setup of its job failed",
     Reason.SUBMIT_REJECTED: "the scheduler refused its job",
+    Reason.SITE_LIMIT: "the site lets no more jobs in for now",
     Reason.ENGINE_UNGUARDED: "the engine answered without its key, and was ended",
     Reason.DOOR_FAILED: "its door found no port to listen on",
 }
