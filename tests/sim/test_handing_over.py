@@ -5,6 +5,7 @@ import anyio
 import anyio.lowlevel
 
 from firstkit.ports.runner import RemoteFile
+from firstkit.services.cadence import Pace
 from firstkit.services.job_watcher import ClusterWorker
 from firstkit.testing.simulated_cluster import SimulatedCluster
 from firstkit.testing.simulated_scheduler import SimulatedScheduler
@@ -21,7 +22,7 @@ def worker(cluster: SimulatedCluster) -> ClusterWorker:
         clock=CLOCK,
         deliver=lambda _: None,
     )
-    one.configure(interval_s=lambda: 3600.0, missing=lambda _: [], wanted_files=lambda _: [])
+    one.configure(pace=lambda: Pace(look_s=3600.0), missing=lambda _: [], wanted_files=lambda _: [])
     return one
 
 

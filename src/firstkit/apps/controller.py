@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
 from collections.abc import Callable
@@ -162,6 +163,7 @@ class _Controller:
                 runner=runner_for(cluster),
                 clock=self._clock,
                 deliver=deliver,
+                random=random.random,
             )
 
         return Parts(

@@ -39,11 +39,11 @@ def _optional(about: str, *, example: Any = None, default: Any = None, factory: 
 
 
 class Scheduler(Section):
-    """Which scheduler runs the jobs of a cluster, and what it is told about every one; a deployment's word goes first."""
+    """Which scheduler runs a cluster's jobs, and what it is told about every one; a deployment's word goes first."""
 
     kind: Literal["local"] = Field(description="the scheduler's dialect", examples=["local"])
     python: str | None = _optional(
-        "the Python (3.9 or later) that runs jobs here; the default is our own (`local`), or `python3` of the job's PATH",
+        "the Python (3.9 or later) that runs jobs here; default: our own (`local`), or `python3` of the job's PATH",
         example="/usr/bin/python3",
     )
     partition: SiteWord | None = _optional("partition (`slurm`)", example="gpu")

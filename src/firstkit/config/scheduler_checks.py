@@ -18,7 +18,7 @@ UNDERSTOOD: Mapping[str, frozenset[str]] = {LOCAL: frozenset()}
 GPU_REQUESTS: Mapping[str, tuple[str, ...]] = {}
 """By kind: the ways in which it is asked for GPUs."""
 OWN_OPTIONS: Mapping[str, Mapping[str, str]] = {}
-"""By kind: options that `extra` cannot hold, since firstkit gives them, each with the key to use instead ("" if none)."""
+"""By kind: options that `extra` cannot hold, since firstkit gives them, with the key to use instead ("" if none)."""
 _SITE_WORDS = tuple(name for name in Scheduler.model_fields if name not in {"kind", "python"})
 
 

@@ -12,6 +12,7 @@ from firstkit.core.reasons import Reason
 from firstkit.ports.clock import Clock
 from firstkit.ports.runner import Done, RemoteFile, Runner, Unknown
 from firstkit.ports.scheduler import Accepted, Observation, Rejected, Scheduler, Unsure
+from firstkit.services.cadence import JITTER, Pace
 from firstkit.services.submission import Prepared
 
 COMMAND_DEADLINE_S = 60.0
@@ -74,23 +75,27 @@ class ClusterWorker:
         runner: Runner,
         clock: Clock,
         deliver: Callable[[Happening], None],
+        random: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.cluster = cluster
         self.scheduler = scheduler
         self._runner = runner
         self._clock = clock
         self._deliver = deliver
+        self._random = random
         self._submissions: list[tuple[str, Prepared]] = []
         self._cancels: set[str] = set()
         self._files: dict[str, RemoteFile] = {}
         self._folders: set[str] = set()
         self._missing: Callable[[Observation], Sequence[str]] = lambda _: ()
         self._wanted_files: Callable[[Observation], Sequence[str]] = lambda _: ()
-        self._interval_s: Callable[[], float] = lambda: 30.0
+        self._pace: Callable[[], Pace] = lambda: Pace(look_s=30.0)
         self._looked_at = float("-inf")
         self._sleeps_until = float("-inf")
         self._asked_to_look = True
-        self._cancelling, self._writing, self._removing = _Pause(), _Pause(), _Pause()
+        self._read_at = float("-inf")
+        self._stretch = 1.0
+        self._looking, self._cancelling, self._writing, self._removing = _Pause(), _Pause(), _Pause(), _Pause()
         self._stopped = False
         self._successor: ClusterWorker | None = None
         self._wake = anyio.Event()
@@ -99,12 +104,12 @@ class ClusterWorker:
     def configure(
         self,
         *,
-        interval_s: Callable[[], float],
+        pace: Callable[[], Pace],
         missing: Callable[[Observation], Sequence[str]],
         wanted_files: Callable[[Observation], Sequence[str]],
     ) -> None:
         """Say how often to look (asked anew each time), which jobs a listing lacks, which files to read after it."""
-        self._interval_s = interval_s
+        self._pace = pace
         self._missing = missing
         self._wanted_files = wanted_files
 
@@ -187,7 +192,10 @@ class ClusterWorker:
 
     def _next_at(self) -> float:
         """Say when there is something to do again if nobody asks for anything."""
-        moments = [self._looked_at + self._interval_s()]
+        pace = self._pace()
+        moments = [self._look_at(pace)]
+        if pace.read_s is not None:
+            moments.append(self._read_at + pace.read_s)
         if self._cancels:
             moments.append(self._cancelling.until)
         if self._files:
@@ -195,6 +203,10 @@ class ClusterWorker:
         if self._folders:
             moments.append(self._removing.until)
         return min(moments)
+
+    def _look_at(self, pace: Pace) -> float:
+        """Say when to look again unasked."""
+        return max(self._looked_at + pace.look_s * self._stretch, self._looking.until)
 
     async def _one(self) -> bool:
         """Do the most urgent thing that is due; False when there is nothing to do now."""
@@ -209,8 +221,12 @@ class ClusterWorker:
         if self._files and now >= self._writing.until:
             await self._write()
             return True
-        if self._asked_to_look or now - self._looked_at >= self._interval_s():
+        pace = self._pace()
+        if self._asked_to_look or now >= self._look_at(pace):
             await self._observe()
+            return True
+        if pace.read_s is not None and now >= self._read_at + pace.read_s:
+            await self._read()
             return True
         if self._folders and now >= self._removing.until:
             await self._remove()
@@ -276,6 +292,22 @@ class ClusterWorker:
         self._asked_to_look = False
         results = await self._runner.run(self.scheduler.observe(), deadline_s=COMMAND_DEADLINE_S)
         observation = await self._recalled(self.scheduler.parse(results))
+        self.trouble = "" if observation.complete else observation.detail or "the listing was incomplete"
+        self._looked_at = self._clock.monotonic_s()
+        self._stretch = 1.0 + JITTER * self._random()
+        if observation.complete:
+            self._looking.succeeded()
+        else:
+            self._looking.failed(self._looked_at)
+        await self._read_files(observation, begun_at=begun_at)
+
+    async def _read(self) -> None:
+        """Read the files alone, between two listings."""
+        nothing = Observation(complete=False, detail="no listing was made")
+        await self._read_files(nothing, begun_at=self._clock.monotonic_s())
+
+    async def _read_files(self, observation: Observation, *, begun_at: float) -> None:
+        """Read what is wanted after this observation, and deliver both."""
         found: dict[str, bytes] = {}
         paths = tuple(self._wanted_files(observation))
         if paths:
@@ -284,8 +316,7 @@ class ClusterWorker:
                 paths = ()
             else:
                 found = dict(read)
-        self.trouble = "" if observation.complete else observation.detail or "the listing was incomplete"
-        self._looked_at = self._clock.monotonic_s()
+        self._read_at = self._clock.monotonic_s()
         self._deliver(
             Observed(cluster=self.cluster, observation=observation, asked=paths, files=found, begun_at=begun_at)
         )

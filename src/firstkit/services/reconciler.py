@@ -12,7 +12,7 @@ import anyio.abc
 from firstkit.core.catalog import Catalog, Cluster, Deployment
 from firstkit.core.errors import FirstError
 from firstkit.core.instance.record import InstanceState
-from firstkit.core.job.record import Job, JobState
+from firstkit.core.job.record import Job
 from firstkit.core.reasons import Reason
 from firstkit.core.scaling.failures import Patience
 from firstkit.core.settings import ControllerSettings
@@ -22,10 +22,11 @@ from firstkit.ports.control import ControlDocuments
 from firstkit.ports.engine import Engine
 from firstkit.ports.probe import Probed
 from firstkit.ports.runner import RemoteFile
-from firstkit.ports.scheduler import Rejected
+from firstkit.ports.scheduler import Observation, Rejected
 from firstkit.ports.store import Fenced, Revision, Store
 from firstkit.ports.telemetry import Journal
 from firstkit.services import autoscaler
+from firstkit.services.cadence import Pace, pace
 from firstkit.services.external import ExternalWatch, Target, target_of
 from firstkit.services.intake import Intake
 from firstkit.services.job_watcher import ClusterWorker, Happening, Submitted
@@ -41,8 +42,6 @@ from firstkit.services.world import World
 SHORTEST_REST_S = 0.02
 REST_PER_WORK = 4
 """After a tick, rest this many times as long as it took, whoever calls: a storm of nudges must not eat a core."""
-_MOVING = frozenset({JobState.SUBMITTING, JobState.QUEUED, JobState.ENDING})
-_CHANGING = frozenset({InstanceState.PLANNED, InstanceState.LOADING, InstanceState.DRAINING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +89,9 @@ class Reconciler:
         self._heritage = self._revisions.heritage
         self._workers = Workforce(
             make=lambda cluster: parts.worker(cluster, self._deliver),
-            interval_s=self._interval_s,
-            missing=lambda name, found: self._intake.missing(name, found, self._now),
-            wanted_files=lambda name, found: self._intake.wanted_files(name, found, self._now),
+            pace=self._pace,
+            missing=self._missing,
+            wanted_files=self._wanted_files,
         )
         self._inbox: list[Happening] = []
         self._probed: list[tuple[Target, Probed]] = []
@@ -306,19 +305,16 @@ class Reconciler:
             self._workers.cancel(cluster, scheduler_id)
 
     # ------------------------------------------------------------------------------------------------------ clusters
-    def _interval_s(self, name: str) -> float:
-        """Look often only while something is on its way that nobody else would tell of."""
+    def _pace(self, name: str) -> Pace:
         cluster = self._heritage.cluster(name)
         files_only = cluster is not None and cluster.control == "files"
-        for job in self._world.live_jobs(name):
-            if job.state in _MOVING or job.absent_since is not None:
-                return self._p.settings.observe_s
-            instances = self._world.instances_of_job(job.id)
-            if job.state is JobState.RUNNING and all(item.heard_at is None for item in instances):
-                return self._p.settings.observe_s
-            if files_only and any(item.state in _CHANGING for item in instances):
-                return self._p.settings.observe_s
-        return self._p.settings.observe_idle_s
+        return pace(self._world, name, files_only=files_only, settings=self._p.settings, now=self._now)
+
+    def _missing(self, name: str, found: Observation) -> list[str]:
+        return self._intake.missing(name, found, self._now)
+
+    def _wanted_files(self, name: str, found: Observation) -> list[str]:
+        return self._intake.wanted_files(name, found, self._now)
 
     def _deliver(self, happening: Happening) -> None:
         self._inbox.append(happening)

@@ -11,6 +11,7 @@ from firstkit.core.catalog import Cluster
 from firstkit.core.job.record import Job
 from firstkit.ports.runner import RemoteFile
 from firstkit.ports.scheduler import Observation, Scheduler
+from firstkit.services.cadence import Pace
 from firstkit.services.job_watcher import ClusterWorker
 from firstkit.services.submission import Prepared
 
@@ -22,12 +23,12 @@ class Workforce:
         self,
         *,
         make: Callable[[Cluster], ClusterWorker],
-        interval_s: Callable[[str], float],
+        pace: Callable[[str], Pace],
         missing: Callable[[str, Observation], list[str]],
         wanted_files: Callable[[str, Observation], list[str]],
     ) -> None:
         self._make = make
-        self._interval_s = interval_s
+        self._pace = pace
         self._missing = missing
         self._wanted_files = wanted_files
         self._workers: dict[str, tuple[Cluster, ClusterWorker]] = {}
@@ -40,7 +41,7 @@ class Workforce:
                 continue
             worker = self._make(cluster)
             worker.configure(
-                interval_s=lambda name=name: self._interval_s(name),
+                pace=lambda name=name: self._pace(name),
                 missing=lambda found, name=name: self._missing(name, found),
                 wanted_files=lambda found, name=name: self._wanted_files(name, found),
             )
