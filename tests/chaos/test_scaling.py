@@ -18,7 +18,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Generator[Installation]
         "kept": paced("kept"),
         "streamed": paced("streamed", min=0, idle="1s", arguments=("--load-s", "1.5")),
         "plain": paced("plain", min=0, idle="1h", arguments=("--load-s", "1.5")),
-        "hasty": paced("hasty", min=0, idle="1s", arguments=("--load-s", "1.5")),
+        "hasty": paced("hasty", min=0, idle="6s", arguments=("--load-s", "1.5")),
         "elastic": paced("elastic", max=3, in_flight=2, idle="8s"),
     }
     gateway = {"hold_head": "300ms", "comment_every": "300ms"}

@@ -16,6 +16,12 @@ A shorter burst drains by itself.
 """
 RECENTLY_S = 10.0
 """A model that was asked for this short a time ago is wanted: requests may come and go between two looks."""
+LOOKS_S = 3.0
+"""A shorter `idle` makes that time shorter, but not below this.
+
+Gateways tell once a second, and the controller looks once a second: what is asked for every second must be seen as
+wanted throughout, or its instance would come and go.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +43,7 @@ def need(signals: Signals, *, scaling: Scaling, serving: int) -> Need:
     if signals.waiting and (serving == 0 or signals.oldest_wait_s >= SCALE_OUT_WAIT_S):
         load += signals.waiting
     wanted = -(-load // scaling.in_flight)
-    recently = signals.wanted_ago_s is not None and signals.wanted_ago_s <= RECENTLY_S
+    recently = signals.wanted_ago_s is not None and signals.wanted_ago_s <= recently_s(scaling.idle_s)
     if signals.waiting or recently:
         wanted = max(wanted, 1)
     if wanted > scaling.max:
@@ -45,3 +51,8 @@ def need(signals: Signals, *, scaling: Scaling, serving: int) -> Need:
     if wanted > scaling.min:
         return Need(count=wanted, reason=Reason.DEMAND)
     return Need(count=scaling.min, reason=Reason.MIN_KEPT if scaling.min else Reason.NO_DEMAND)
+
+
+def recently_s(idle_s: float | None) -> float:
+    """Say how long a model stays wanted after it was asked for; not beyond `idle`, which counts from there."""
+    return RECENTLY_S if idle_s is None else min(RECENTLY_S, max(LOOKS_S, idle_s))

@@ -5,7 +5,7 @@ import pytest
 
 from firstkit.core.catalog import Scaling
 from firstkit.core.reasons import Reason
-from firstkit.core.scaling.policy import RECENTLY_S, SCALE_OUT_WAIT_S, Need, need
+from firstkit.core.scaling.policy import LOOKS_S, RECENTLY_S, SCALE_OUT_WAIT_S, Need, need
 from firstkit.core.scaling.shares import Candidate, share
 from firstkit.core.scaling.signals import ModelDemand, Signals, fold
 from firstkit.testing.records import make_deployment
@@ -32,6 +32,17 @@ def test_one_waiting_request_starts_the_first_instance_at_once() -> None:
 def test_a_request_that_came_and_went_between_two_looks_is_wanted_too() -> None:
     assert ask(wanted_ago_s=RECENTLY_S).count == 1
     assert ask(wanted_ago_s=RECENTLY_S + 0.1).count == 0
+
+
+@pytest.mark.parametrize(
+    ("idle_s", "wanted_for_s"), [(1.0, LOOKS_S), (5.0, 5.0), (3600.0, RECENTLY_S), (None, RECENTLY_S)]
+)
+def test_what_was_asked_for_is_wanted_no_longer_than_idle_but_over_several_looks(
+    idle_s: float | None, wanted_for_s: float
+) -> None:
+    scaling = Scaling(min=0, max=4, idle_s=idle_s)
+    assert ask(scaling=scaling, wanted_ago_s=wanted_for_s).count == 1
+    assert ask(scaling=scaling, wanted_ago_s=wanted_for_s + 0.1).count == 0
 
 
 def test_a_short_queue_beside_a_serving_instance_starts_no_other() -> None:
