@@ -28,7 +28,8 @@ def waiting_comment(status: WaitStatus) -> bytes:
 
 def sent_comment(route: Route) -> bytes:
     """Tell where the request has been sent; the engine has not begun to answer."""
-    return _comment(["state=sent", f"cluster={_plain(route.cluster)}", f"instance={_plain(route.instance)}"])
+    cluster = [f"cluster={_plain(route.cluster)}"] if route.cluster else []
+    return _comment(["state=sent", *cluster, f"instance={_plain(route.instance)}"])
 
 
 def _comment(parts: list[str]) -> bytes:

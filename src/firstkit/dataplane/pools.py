@@ -197,10 +197,11 @@ class Pool:
         return found
 
     def place(self, route: Route) -> bytes:
-        """Write the header lines that tell which instance this is."""
+        """Write the header lines that tell which instance this is; an external engine is on no cluster."""
         if self._place_route is not route:
             self._place_route = route
-            text = f"x-first-cluster: {route.cluster}\r\nx-first-instance: {route.instance}\r\n"
+            cluster = f"x-first-cluster: {route.cluster}\r\n" if route.cluster else ""
+            text = f"{cluster}x-first-instance: {route.instance}\r\n"
             self._place = text.encode("latin-1", "replace")
         return self._place
 

@@ -50,6 +50,16 @@ async def test_an_answer_arrives_unchanged_with_the_gateways_own_headers(tmp_pat
     assert (record.request_bytes, record.response_bytes) == (len(json.dumps(CHAT)), len(BODY))
 
 
+async def test_an_external_engine_is_on_no_cluster_and_its_answers_name_none(tmp_path: Path) -> None:
+    async with raw_engine(tmp_path) as engine, plane_world(tmp_path) as world:
+        world.serve(engine, cluster="")
+        async with world.client() as client:
+            await client.send(request(CHAT))
+            got = await client.answer()
+    assert "x-first-cluster" not in got.headers
+    assert got.headers["x-first-instance"] == "i-0"
+
+
 async def test_the_engine_gets_the_body_as_it_was_and_no_credential(tmp_path: Path) -> None:
     body = b' {"model" : "org/demo" , "messages":[ ],"x":1.0e3, "\\u00e9":"\xc3\xa9"} '
     async with raw_engine(tmp_path) as engine, plane_world(tmp_path) as world:
