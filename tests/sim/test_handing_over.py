@@ -17,6 +17,7 @@ CLOCK = VirtualClock()
 def worker(cluster: SimulatedCluster) -> ClusterWorker:
     one = ClusterWorker(
         cluster="local",
+        run_dir="/run/local",
         scheduler=SimulatedScheduler(installation="aaaaaaaa"),
         runner=cluster,
         clock=CLOCK,

@@ -159,6 +159,7 @@ class _Controller:
         def worker(cluster: Cluster, deliver: Callable[[Happening], None]) -> ClusterWorker:
             return ClusterWorker(
                 cluster=cluster.name,
+                run_dir=cluster.run_dir,
                 scheduler=scheduler_for(cluster, installation=installation),
                 runner=runner_for(cluster),
                 clock=self._clock,

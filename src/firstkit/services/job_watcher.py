@@ -71,6 +71,7 @@ class ClusterWorker:
         self,
         *,
         cluster: str,
+        run_dir: str,
         scheduler: Scheduler,
         runner: Runner,
         clock: Clock,
@@ -96,6 +97,10 @@ class ClusterWorker:
         self._read_at = float("-inf")
         self._stretch = 1.0
         self._looking, self._cancelling, self._writing, self._removing = _Pause(), _Pause(), _Pause(), _Pause()
+        self._programs = tuple(
+            RemoteFile(path=f"{run_dir}/{name}", data=data) for name, data in scheduler.files().items()
+        )
+        self._in_place = not self._programs
         self._stopped = False
         self._successor: ClusterWorker | None = None
         self._wake = anyio.Event()
@@ -286,12 +291,16 @@ class ClusterWorker:
     async def _observe(self) -> None:
         """Make the one listing, ask a second source about jobs that it lacks, then read the files asked for.
 
-        In that order: what has ended by then has said so in its files.
+        In that order: what has ended by then has said so in its files. What the dialect needs is put
+        before, and again after a listing that came to nothing: it may have been removed.
         """
         begun_at = self._clock.monotonic_s()
         self._asked_to_look = False
+        if not self._in_place:
+            await self._runner.put(self._programs, deadline_s=COMMAND_DEADLINE_S)  # where that fails, the look says so
         results = await self._runner.run(self.scheduler.observe(), deadline_s=COMMAND_DEADLINE_S)
         observation = await self._recalled(self.scheduler.parse(results))
+        self._in_place = observation.complete or not self._programs
         self.trouble = "" if observation.complete else observation.detail or "the listing was incomplete"
         self._looked_at = self._clock.monotonic_s()
         self._stretch = 1.0 + JITTER * self._random()

@@ -201,6 +201,7 @@ class SimulatedWorld:
         def worker(cluster: Cluster, deliver: Callable[[Happening], None]) -> ClusterWorker:
             return ClusterWorker(
                 cluster=cluster.name,
+                run_dir=cluster.run_dir,
                 scheduler=SimulatedScheduler(installation=self.installation),
                 runner=self.clusters[cluster.name],
                 clock=self.clock,

@@ -91,6 +91,7 @@ class Installation:
             environment = {**os.environ, "HOME": str(self.folder)}
             return ClusterWorker(
                 cluster=cluster.name,
+                run_dir=cluster.run_dir,
                 scheduler=LocalScheduler(cluster, installation=installation, python=sys.executable),
                 runner=LocalRunner(environment),
                 clock=clock,
