@@ -15,6 +15,7 @@ done
 need curl curl
 need node nodejs
 need npm npm
+need ch-run charliecloud
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

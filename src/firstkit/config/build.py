@@ -172,7 +172,12 @@ def build_engine(given: sections.Engine, *, walltime_s: float | None) -> catalog
         options=dict(given.model_extra or {}),
         start_timeout_s=start_timeout_s,
         preflight=given.preflight,
+        container=None if given.container is None else _container(given.container),
     )
+
+
+def _container(given: sections.Container) -> catalog.ContainerSpec:
+    return catalog.ContainerSpec(runtime=given.runtime, image=given.image, binds=tuple(given.binds))
 
 
 def _resources(given: sections.Resources) -> catalog.Resources:

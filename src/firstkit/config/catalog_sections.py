@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from firstkit.config.process_sections import Controller, Gateway, Identity, Section, Store, StoreField
 from firstkit.config.values import (
+    Bind,
     DoorAddress,
     Duration,
     DurationOrNever,
@@ -141,6 +142,25 @@ class Model(Section):
     )
 
 
+class Container(Section):
+    """What an engine runs in, instead of on the node itself."""
+
+    runtime: Literal["apptainer", "podman", "podman-hpc", "enroot", "pyxis", "charliecloud"] = Field(
+        description="the program that runs it, on the nodes' PATH", examples=["apptainer"]
+    )
+    image: str = Field(
+        description="the image: an absolute path on the cluster; of podman and pyxis also a name",
+        examples=["/eagle/images/vllm.sif"],
+        min_length=1,
+    )
+    binds: Annotated[list[Bind], NoListForNothing] = _optional(
+        "what the engine sees of the node besides its weights and its own folder: `/path`, `/path:/inside`; "
+        "`:rw` behind it lets it write there",
+        factory=list,
+        example=["/eagle/adapters"],
+    )
+
+
 ArgValue = Any
 
 
@@ -168,6 +188,7 @@ class Engine(Section):
     setup: str = _optional(
         "shell lines before this engine, after the cluster's", default="", example="module load cuda\n"
     )
+    container: Container | None = _optional("run it in a container")
     start_timeout: PositiveDuration = _optional(
         "how long the engine may take until it answers; never longer than the walltime",
         default=EngineSpec(kind="").start_timeout_s,

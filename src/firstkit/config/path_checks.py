@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path as FilePath
 
+from firstkit.config.catalog_sections import Container
 from firstkit.config.disk import Disk
 from firstkit.config.document import Path
 from firstkit.config.drafts import Draft, DraftCluster, DraftDeployment
@@ -125,7 +126,37 @@ def _check_deployment(
             (*base, "model"), f"there is nothing at {engine.model} on this machine", expected="a path of weights"
         )
     venv = options.get("venv")
+    if engine.container is not None:
+        _check_container(report, (*base, "container"), engine.container, disk if here else None)
+        return  # a `venv` is the image's
     if here and isinstance(venv, str) and venv.startswith("/") and not disk.exists(FilePath(venv, "bin", "python")):
         report.add(
             (*base, "venv"), f"there is no virtual environment at {venv}", expected="a folder with bin/python in it"
         )
+
+
+NAMED_IMAGES = frozenset({"podman", "podman-hpc", "pyxis"})
+"""Runtimes that know images by names as well; the others would fetch and convert one at every start."""
+
+
+def _check_container(report: Report, path: Path, container: Container, disk: Disk | None) -> None:
+    """Check an image and what is bound, on this machine's disk if that is where it runs."""
+    image = container.image
+    if not image.startswith("/"):
+        if container.runtime not in NAMED_IMAGES:
+            report.add(
+                (*path, "image"),
+                f"{container.runtime} runs an image that lies on the cluster, and `{image}` is no absolute path",
+                expected="a path from the root, such as /eagle/images/vllm.sif",
+            )
+        return
+    if disk is None:
+        return
+    if not disk.exists(FilePath(image)):
+        report.add((*path, "image"), f"there is no image at {image} on this machine", expected="a path of an image")
+    for number, bind in enumerate(container.binds):
+        source = bind.partition(":")[0]
+        if not disk.exists(FilePath(source)):
+            report.add(
+                (*path, "binds", number), f"there is nothing at {source} on this machine", expected="a path to bind"
+            )

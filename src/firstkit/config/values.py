@@ -295,6 +295,21 @@ def _origin(value: str) -> str:
 
 Origin = Annotated[str, AfterValidator(_origin)]
 
+
+def _bind(value: str) -> str:
+    source, *rest = value.split(":")
+    mode = rest.pop() if rest and rest[-1] in {"ro", "rw"} else "ro"
+    target = rest.pop() if rest else source
+    paths = (source, target)
+    if rest or not all(path.startswith("/") and path != "/" and "," not in path for path in paths):
+        raise ValueError(
+            f"{value!r} is no bind; write /path, /path:/inside or either with :rw behind it to be written to"
+        )
+    return f"{source}:{target}:{mode}"
+
+
+Bind = Annotated[str, AfterValidator(_bind)]
+
 # -------------------------------------------------------------------------------------------------------------- names
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9][A-Za-z0-9._:@+-]*)*")

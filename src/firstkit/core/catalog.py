@@ -90,6 +90,15 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSpec:
+    """What an engine runs in. `binds` are `SOURCE:TARGET:ro|rw`."""
+
+    runtime: str
+    image: str
+    binds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
     """Which engine software with which weights and arguments; an adapter turns it into a command line.
 
@@ -106,6 +115,7 @@ class EngineSpec:
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     start_timeout_s: float = 1800.0
     preflight: bool = True
+    container: ContainerSpec | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

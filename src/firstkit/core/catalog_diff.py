@@ -89,6 +89,7 @@ def _made_from(deployment: Deployment, cluster: Cluster | None) -> dict[str, Any
             "env": engine.env,
             "setup": engine.setup,
             "options": engine.options,
+            **({} if engine.container is None else {"container": engine.container}),
         },
         "resources": deployment.resources,
         "cluster": cluster

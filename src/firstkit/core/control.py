@@ -90,6 +90,16 @@ class Needs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """What the engine runs in; `gpus`: whether it is to see any."""
+
+    runtime: str
+    image: str
+    binds: tuple[str, ...] = ()
+    gpus: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineProcess:
     """How one engine is started, watched and stopped."""
 
@@ -109,6 +119,7 @@ class EngineProcess:
     files: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     needs: Needs | None = None
+    container: Container | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +196,7 @@ class ReportedInstance:
     address: ReportedAddress | None = None
     connections: int | None = None
     exit: ReportedExit | None = None
+    image: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ MAX_JOB_BYTES = 4 * 1024 * 1024
 PLACEHOLDER = re.compile(r"\{(socket|port|dir|cache|tmp|key_file|python)\}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _REASON = re.compile(r"[A-Z][A-Z_]*\Z")
+RUNTIMES = ("apptainer", "podman", "podman-hpc", "enroot", "pyxis", "charliecloud")
 _STOP_SIGNALS = ("TERM", "INT", "QUIT", "USR1", "USR2", "HUP", "KILL")
 
 
@@ -59,6 +60,15 @@ class Needs(NamedTuple):
     disk_bytes: int
 
 
+class ContainerSpec(NamedTuple):
+    """What the engine runs in, instead of on the node itself."""
+
+    runtime: str
+    image: str
+    binds: Tuple[str, ...]
+    gpus: bool
+
+
 class EngineSpec(NamedTuple):
     """How one engine is started, watched and stopped."""
 
@@ -78,6 +88,7 @@ class EngineSpec(NamedTuple):
     files: Tuple[str, ...]
     weights: Tuple[str, ...] = ()
     needs: Optional[Needs] = None
+    container: Optional[ContainerSpec] = None
 
 
 class InstanceSpec(NamedTuple):
@@ -322,6 +333,7 @@ def _engine(fields: Fields) -> EngineSpec:
         files=fields.texts("files"),
         weights=fields.texts("weights"),
         needs=None if fields.raw("needs") is None else _needs(fields.object("needs")),
+        container=None if fields.raw("container") is None else _container(fields.object("container")),
     )
 
 
@@ -331,6 +343,15 @@ def _needs(fields: Fields) -> Needs:
         gpu_memory=min(fields.number("gpu_memory", 0.0), 1.0),
         shm_bytes=int(fields.number("shm_bytes", 0)),
         disk_bytes=int(fields.number("disk_bytes", 0)),
+    )
+
+
+def _container(fields: Fields) -> ContainerSpec:
+    return ContainerSpec(
+        runtime=fields.choice("runtime", RUNTIMES),
+        image=fields.text("image"),
+        binds=fields.texts("binds"),
+        gpus=fields.raw("gpus") is True,
     )
 
 

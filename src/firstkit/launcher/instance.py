@@ -11,11 +11,13 @@ import time
 from typing import Any, Callable, Dict, NamedTuple, Optional, Protocol, cast
 
 from . import probe
+from .containers import CAUSES
 from .documents import DoorSpec
 from .enginelog import EngineLog
 from .exchange import Address
 from .folders import Places
 from .handover import Started
+from .images import find_digest
 from .processes import kill_all, kill_group, survivors
 from .progress import Progress, ProgressReader, cause_of
 from .records import EXIT, encode, exit_report, write_whole
@@ -71,10 +73,13 @@ class Instance:
         self._wanted: asyncio.Future[End] = self._loop.create_future()
         self._hastened = asyncio.Event()
         self._draining: Optional[asyncio.TimerHandle] = None
+        self._image: Optional[str] = None
         self._log: Optional[EngineLog] = None
         if started.pid is not None and started.places is not None:
             self._log = EngineLog(started.output, started.places.log, secrets=secrets, on_line=self._log_line)
             self._loop.add_reader(started.output, self._read_log)
+            if self._engine.container is not None:
+                find_digest(self._engine.container, os.environ, self._digest_found)
 
     @property
     def pid(self) -> Optional[int]:
@@ -137,6 +142,7 @@ class Instance:
             "address": self._address() if loaded else None,
             "connections": None if self._door is None else len(self._door.connections),
             "exit": self.exit,
+            "image": self._image,
         }
 
     # ------------------------------------------------------------------------------------------------------ its life
@@ -237,7 +243,8 @@ class Instance:
                 return self._wanted.result()
         await self._clear_away()
         lines = self._log.lines() if self._log is not None else []
-        cause = cause_of(lines, self._engine.causes)
+        runtimes = CAUSES if self._engine.container is not None else ()
+        cause = cause_of(lines, self._engine.causes + runtimes)
         how = f"signal {-code}" if code < 0 else f"code {code}"
         return End(cause.reason if cause else "ENGINE_EXIT", f"the engine ended by itself with {how}")
 
@@ -289,12 +296,22 @@ class Instance:
         if self._started.places is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._started.places.socket)
-            report = exit_report(reason=end.reason, detail=end.detail, **self.exit)
+            report = exit_report(reason=end.reason, detail=end.detail, image=self._image, **self.exit)
             trouble = write_whole(os.path.join(self._started.places.folder, EXIT), encode(report))
             if trouble:
                 self._owner.note(f"{self.name}: {trouble}")
 
     # ----------------------------------------------------------------------------------------------------- small parts
+
+    def _digest_found(self, digest: Optional[str]) -> None:
+        """Learn the image's digest from the thread that has found it, unless everything is over by then."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._note_image, digest)
+
+    def _note_image(self, digest: Optional[str]) -> None:
+        self._image = digest
+        self._owner.note(f"{self.name}: the image is {digest or 'of unknown digest'}")
+        self._owner.changed(gently=True)
 
     def _read_log(self) -> None:
         log = cast("EngineLog", self._log)

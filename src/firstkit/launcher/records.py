@@ -66,7 +66,14 @@ def write_whole(path: str, data: bytes) -> Optional[str]:
 
 
 def exit_report(
-    *, reason: str, detail: Optional[str], code: Optional[int], signal: Optional[int], log_tail: List[str]
+    *,
+    reason: str,
+    detail: Optional[str],
+    code: Optional[int],
+    signal: Optional[int],
+    log_tail: List[str],
+    image: Optional[str] = None,
 ) -> Dict[str, Any]:
-    """Say how an instance or a job ended."""
-    return {"schema": 1, "reason": reason, "detail": detail, "code": code, "signal": signal, "log_tail": log_tail}
+    """Say how an instance or a job ended; `image` is the digest of the container's."""
+    report: Dict[str, Any] = {"schema": 1, "reason": reason, "detail": detail, "code": code, "signal": signal}
+    return {**report, "log_tail": log_tail, "image": image}

@@ -4,20 +4,18 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import sys
 import time
-from typing import Callable, List, Optional, Sequence, Set
+from typing import List, Sequence
 
 from .claim import AlreadyClaimed, claim, identify
-from .documents import InstanceSpec, JobRefused, JobSpec, read_job
-from .environment import engine_environment, expand
-from .folders import Places, free_port, make_places, remove_leftovers, unreadable, write_private
-from .guard import Guard, post_guard
+from .documents import JobRefused, JobSpec, read_job
+from .folders import remove_leftovers
+from .guard import post_guard
 from .handover import Handover, Started
-from .preflight import look
-from .processes import Prctl, age_s, start
+from .instance_start import Job, start_instance
+from .processes import Prctl, age_s
 from .records import EXIT, LauncherLog, encode, exit_report, write_whole
 from .signals import Signals
 
@@ -51,11 +49,8 @@ def main(argv: Sequence[str]) -> int:
     guard = post_guard()
     prctl = Prctl()
     prctl.adopt_orphans()
-    ports: Set[int] = set()
-    start_one = functools.partial(
-        _start_instance, run_dir=run_dir, ports=ports, guard=guard, prctl=prctl, hurried=lambda: signals.arrived
-    )
-    started = [start_one(instance) for instance in spec.instances]
+    job = Job(run_dir, dict(os.environ), set(), guard, prctl, hurried=lambda: signals.arrived)
+    started = [start_instance(instance, job) for instance in spec.instances]
     secrets = _secrets(spec, run_dir)
     log = LauncherLog(run_dir, secrets=secrets, began=began)
     _note_unseen(started, log)
@@ -97,49 +92,6 @@ def _note_unseen(started: Sequence[Started], log: LauncherLog) -> None:
 def _complain(text: str) -> int:
     print(f"first: {text}", file=sys.stderr)
     return 1
-
-
-def _start_instance(
-    spec: InstanceSpec, *, run_dir: str, ports: Set[int], guard: Guard, prctl: Prctl, hurried: Callable[[], bool]
-) -> Started:
-    """Make an instance's folders and start its engine; whatever goes wrong is that instance's end, not the job's."""
-    engine, mark = spec.engine, os.urandom(8).hex()
-    places: Optional[Places] = None
-    port = None
-    read = write = -1
-    try:
-        places = make_places(run_dir, spec.instance, os.environ.get("TMPDIR"), new_short=guard.folder)
-        port = free_port(ports) if engine.listen == "loopback" else None
-        missing = unreadable([expand(file, places, port) for file in engine.files])
-        if missing is not None:
-            return Started(spec, mark, places, port, None, -1, "WEIGHTS_MISSING", missing)
-        found = look(engine, {**os.environ, **engine.env}, places, prctl=prctl, hurried=hurried)
-        if found.fault is not None:
-            return Started(spec, mark, places, port, None, -1, found.fault.reason, found.fault.detail)
-        if engine.key is not None:
-            write_private(places.key_file, engine.key)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(places.socket)
-        read, write = os.pipe()
-        pid = start(
-            [expand(text, places, port) for text in engine.argv],
-            env=engine_environment(
-                os.environ, instance=spec.instance, mark=mark, spec=engine, places=places, port=port
-            ),
-            cwd=places.work,
-            output=write,
-            prctl=prctl,
-        )
-    except OSError as error:
-        if read >= 0:
-            os.close(read)
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-        return Started(spec, mark, places, port, None, -1, "SETUP_FAILED", what)
-    finally:
-        if write >= 0:
-            os.close(write)
-    guard.engine(pid, mark)
-    return Started(spec, mark, places, port, pid, read, unseen=found.unseen)
 
 
 def _secrets(spec: JobSpec, run_dir: str) -> List[str]:

@@ -82,6 +82,7 @@ def _take_instance(
             load_s=reported.load_s,
             exit_code=reported.exit.code if reported.exit else None,
             exit_tail=tail,
+            image=reported.image or "",
         ),
     )
 

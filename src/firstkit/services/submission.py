@@ -191,7 +191,17 @@ def engine_process(deployment: Deployment, launch: LaunchSpec, *, key: str | Non
         files=launch.files,
         weights=launch.weights if deployment.engine.preflight else (),
         needs=_needs(deployment, launch) if deployment.engine.preflight else None,
+        container=_container(deployment),
     )
+
+
+def _container(deployment: Deployment) -> control.Container | None:
+    """Describe what the engine runs in, if it does."""
+    given = deployment.engine.container
+    if given is None:
+        return None
+    gpus = deployment.resources is not None and deployment.resources.gpus > 0
+    return control.Container(runtime=given.runtime, image=given.image, binds=given.binds, gpus=gpus)
 
 
 def _needs(deployment: Deployment, launch: LaunchSpec) -> control.Needs:

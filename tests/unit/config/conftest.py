@@ -14,8 +14,12 @@ from firstkit.ports.engine import Engine
 class PretendDisk(Disk):
     """A disk that holds what is named here and nothing else; paths ending in / are folders."""
 
-    FOLDERS = frozenset({"/", "/srv", "/etc", "/models", "/models/llama", "/sealed", "/keys", "/tls"})
-    FILES = frozenset({"/etc/passwd", "/keys/open", "/keys/closed", "/tls/good.crt", "/tls/good.key"})
+    FOLDERS = frozenset(
+        {"/", "/srv", "/etc", "/models", "/models/llama", "/sealed", "/keys", "/tls", "/adapters", "/scratch"}
+    )
+    FILES = frozenset(
+        {"/etc/passwd", "/images/vllm.sif", "/keys/open", "/keys/closed", "/tls/good.crt", "/tls/good.key"}
+    )
 
     def exists(self, path: Path) -> bool:
         return str(path) in self.FOLDERS | self.FILES

@@ -172,6 +172,8 @@ def test_every_catalog_key_arrives(everything: Loaded) -> None:
     assert deployment.engine.env == {"VLLM_LOGGING_LEVEL": "WARNING"}
     assert deployment.engine.start_timeout_s == 2700.0
     assert deployment.engine.preflight is False
+    assert deployment.engine.container is not None
+    assert deployment.engine.container.binds == ("/adapters:/adapters:ro", "/scratch:/inside:rw")
     running = catalog.deployments["running"]
     assert running.external
     assert running.resources is None

@@ -60,7 +60,12 @@ class External:
                 found.append(("health", "must be a path that begins with /"))
         found += [
             (key, "means nothing for an engine that is already running")
-            for key, given in (("args", engine.args), ("env", engine.env), ("setup", engine.setup))
+            for key, given in (
+                ("args", engine.args),
+                ("env", engine.env),
+                ("setup", engine.setup),
+                ("container", engine.container),
+            )
             if given
         ]
         return found

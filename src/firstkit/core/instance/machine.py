@@ -40,6 +40,7 @@ class InstanceEvent:
     exit_tail: tuple[str, ...] = ()
     drain_by: float | None = None
     max_model_len: int | None = None
+    image: str = ""
 
 
 _S, _K = InstanceState, InstanceEventKind
@@ -111,6 +112,8 @@ def _facts(instance: Instance, event: InstanceEvent) -> dict[str, object]:
         facts["drain_for"] = instance.drain_for or event.reason or Reason.CANCELLED
     if event.kind is _K.REPORTED_DRAINING:
         facts["drain_for"] = instance.drain_for or event.reason
+    if event.image:
+        facts["image"] = event.image
     if event.load_s is not None and instance.load_s is None:
         facts["load_s"] = event.load_s
     return facts

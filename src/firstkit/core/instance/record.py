@@ -35,7 +35,8 @@ class Instance:
 
     `drain_for` is why it is to end, `drain_by` the latest moment until which requests in flight may finish.
     `exit_tail` are the last lines of the engine's log after an unasked end. `engine_key` is the engine's own credential
-    where it cannot listen on a Unix socket. `load_s` is boot to READY as the launcher measured it.
+    where it cannot listen on a Unix socket. `image` is the digest of the container image that it ran in. `load_s` is
+    boot to READY as the launcher measured it.
     """
 
     id: InstanceId
@@ -66,3 +67,4 @@ class Instance:
     engine_key: str | None = None
     max_model_len: int | None = None
     wanted_at: float | None = None
+    image: str = ""

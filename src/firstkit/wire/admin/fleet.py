@@ -114,6 +114,7 @@ class InstanceView(Shape):
     max_model_len: int | None
     exit_code: int | None
     exit_tail: list[str]
+    image: str
 
     @staticmethod
     def of(instance: Instance, *, now: float, in_flight: int, operator: bool) -> InstanceView:
@@ -138,6 +139,7 @@ class InstanceView(Shape):
             drain_within_s=None if instance.drain_by is None else round(instance.drain_by - now, 3),
             max_model_len=instance.max_model_len,
             exit_code=instance.exit_code if operator else None,
+            image=instance.image if operator else "",
             exit_tail=list(instance.exit_tail) if operator else [],
         )
 
