@@ -30,6 +30,7 @@ from firstkit.core.topology import Address, AddressKind
 
 STOP_S = 60.0
 LOOK_EVERY_S = 0.1
+REAP_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,7 @@ class _Up:
         self._admin = admin
         self._config = config
         self._stop = asyncio.Event()
+        self._some_ended = asyncio.Event()
         self._hurry = asyncio.Event()
         self._replacing: asyncio.Task[None] | None = None
 
@@ -93,6 +95,7 @@ class _Up:
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._pass_on_hup)
         loop.add_signal_handler(signal.SIGUSR2, self._replace_gateway, progress)
+        loop.add_signal_handler(signal.SIGCHLD, self._some_ended.set)
         logs = self._data / "logs"
         logs.mkdir(mode=0o700, exist_ok=True)
         self._children = [Child(part, logs=logs, say=progress.say) for part in self._parts()]
@@ -158,8 +161,11 @@ class _Up:
         self._replacing = asyncio.create_task(replace(), name="replace gateway")
 
     async def _reap(self) -> None:
+        """Collect whoever has ended: told by the kernel, and now and then unasked, as one signal may tell of many."""
         while True:
-            await asyncio.sleep(0.5)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._some_ended.wait(), REAP_EVERY_S)
+            self._some_ended.clear()
             reap_orphans({pid for child in self._children for pid in child.pids})
 
     async def _watch(self, progress: Progress) -> int:

@@ -224,11 +224,12 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send to the client, at the end of this turn of the loop; much at once goes now, so that a pause is heard."""
-        if self._out:
+        if not self._out:
+            if not self.closed:
+                self._out = data
+                self.plane.outbox.add(self)
+        else:
             self._out += data
-        elif not self.closed:
-            self._out = data
-            self.plane.outbox.add(self)
         if len(self._out) > HELD_MOST:
             self.flush()
 

@@ -205,7 +205,7 @@ class InferenceExchange(Intake):
             self._answered(attempt, relay)
             return
         if relay.takes_tokens and attempt.upstream is not None:
-            attempt.upstream.stream = relay
+            attempt.upstream.pass_tokens_to(relay)
         if conn is not None and conn.slow:
             attempt.pause()
 

@@ -89,6 +89,7 @@ class Upstream(asyncio.Protocol):
         "reply",
         "stream",
         "tick",
+        "token",
         "user",
     )
 
@@ -110,6 +111,8 @@ class Upstream(asyncio.Protocol):
         """A byte of the answer has come."""
         self.heard_at = 0.0
         self.stream: Tokens | None = None
+        self.token: Callable[[bytes], bool] | None = None
+        """Asked first about whatever is read, while the next byte begins a chunk of a stream of tokens."""
         self.keep_alive = True
         self.closed = False
         self.idle_s = idle_s
@@ -125,6 +128,7 @@ class Upstream(asyncio.Protocol):
         self.body = None
         self.reply = None
         self.stream = None
+        self.token = None
         self.heard = False
         self._interim = 0
         self._to_head = to_head
@@ -154,10 +158,10 @@ class Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what the other side sent (called by the loop)."""
-        stream, body = self.stream, self.body
-        if stream is not None and type(body) is ChunkedBody and body.aligned and stream.token(data):
+        token = self.token
+        if token is not None and token(data):
             return
-        user = self.user
+        user, body = self.user, self.body
         if user is None:
             if not self.closed:  # nobody asked: the connection is out of step
                 self.abort()
@@ -178,8 +182,23 @@ class Upstream(asyncio.Protocol):
         if body.done:
             self._finish()
             user.payload(payload, None, True, now)
-        elif payload:
+            return
+        if self.stream is not None:
+            self._offer_tokens()
+        if payload:
             user.payload(payload, None, False, now)
+
+    def pass_tokens_to(self, stream: Tokens) -> None:
+        """Ask this stream first about what is read from now on."""
+        self.stream = stream
+        self._offer_tokens()
+
+    def _offer_tokens(self) -> None:
+        stream, body = self.stream, self.body
+        if stream is not None and type(body) is ChunkedBody and body.aligned:
+            self.token = stream.token
+        else:
+            self.token = None
 
     def _head(self, user: User, data: bytes, now: float) -> None:
         if self._buffer:
@@ -234,7 +253,7 @@ class Upstream(asyncio.Protocol):
         if self.body is not None and self.body.rest:
             self.keep_alive = False  # more than was asked for: out of step
         self.user = None
-        self.stream = None
+        self.stream = self.token = None
 
     def _broken(self, why: str) -> None:
         user, self.user = self.user, None
@@ -303,7 +322,7 @@ class Upstream(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once; nobody hears of it any more."""
         self.user = None
-        self.stream = None
+        self.stream = self.token = None
         self.due = NEVER
         if not self.closed:
             self.closed = True

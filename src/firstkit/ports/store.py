@@ -9,9 +9,9 @@ term is over. Times are Unix seconds of the store's own clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from firstkit.core.errors import SiteError
 from firstkit.core.instance.record import Instance
@@ -19,6 +19,8 @@ from firstkit.core.job.record import Job
 from firstkit.core.principal import Principal, RateLimits
 from firstkit.core.request import AttemptRecord
 from firstkit.core.topology import Snapshot
+
+_T = TypeVar("_T")
 
 
 class StoreUnavailable(SiteError):
@@ -168,7 +170,10 @@ class EventRow:
 class CatalogStore(Protocol):
     """Numbered revisions and overrides; written by whoever applies (api, controller), read by everybody."""
 
-    def current_revision(self) -> Revision | None: ...
+    def current_revision(self, known: Revision | None = None) -> Revision | None:
+        """Return the revision that holds: `known` itself, without reading its document again, when it is that one."""
+        ...
+
     def revisions(self, *, limit: int = 50) -> list[Revision]: ...
     def revision(self, number: int) -> Revision | None: ...
     def last_applied(self, by: str) -> Revision | None:
@@ -195,7 +200,15 @@ class CatalogStore(Protocol):
     def clear_override(self, *, kind: str, subject: str) -> bool: ...
 
 
-class ControllerStore(Protocol):
+class Reading(Protocol):
+    """What all have that read often."""
+
+    def together(self, reads: Callable[[], _T]) -> _T:
+        """Run several reads as one, which may happen twice: cheaper than one by one. No write may be among them."""
+        ...
+
+
+class ControllerStore(Reading, Protocol):
     """What the controller reads and writes; writes are fenced by its term."""
 
     def now(self) -> float:
@@ -261,7 +274,7 @@ class ControllerStore(Protocol):
         ...
 
 
-class GatewayStore(Protocol):
+class GatewayStore(Reading, Protocol):
     """What a gateway reads and writes."""
 
     def snapshot(self, *, newer_than: tuple[int, int]) -> tuple[Snapshot | None, float]:
@@ -274,7 +287,7 @@ class GatewayStore(Protocol):
 
     def write_demand(self, *, gateway: str, acked: int, demand: Sequence[Demand]) -> None: ...
     def forget_gateway(self, gateway: str) -> None: ...
-    def current_revision(self) -> Revision | None: ...
+    def current_revision(self, known: Revision | None = None) -> Revision | None: ...
     def keys(self) -> list[KeyRow]:
         """List keys that are neither revoked nor expired."""
         ...

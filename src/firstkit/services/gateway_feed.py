@@ -38,7 +38,7 @@ class _Seen:
     """What has been taken in so far."""
 
     version: tuple[int, int] = (-1, -1)
-    revision: int = -1
+    revision: Revision | None = None
     keys: int = -1
 
 
@@ -129,9 +129,12 @@ class GatewayFeed:
 
     def _read(self) -> tuple[Snapshot | None, float, Revision | None, list[KeyRow] | None]:
         """Read what is newer than what is known (store thread)."""
+        return self._store.together(self._read_all)
+
+    def _read_all(self) -> tuple[Snapshot | None, float, Revision | None, list[KeyRow] | None]:
         store, seen = self._store, self._seen
-        revision = store.current_revision()
-        if revision is not None and revision.number == seen.revision:
+        revision = store.current_revision(seen.revision)
+        if revision is seen.revision:
             revision = None
         snapshot, age_s = store.snapshot(newer_than=seen.version)
         version = store.keys_version()
@@ -141,7 +144,7 @@ class GatewayFeed:
 
     def _take_revision(self, revision: Revision) -> None:
         """Take in a catalog; one that this version cannot read is said once and the known one stays."""
-        self._seen.revision = revision.number
+        self._seen.revision = revision
         try:
             catalog = self._read_catalog(revision)
         except FirstError as error:

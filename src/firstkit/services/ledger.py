@@ -57,6 +57,7 @@ class Ledger:
         self._holder = holder
         self._ttl_s = ttl_s
         self._held: Term | None = None
+        self._revision: Revision | None = None
         self._renewed_at = float("-inf")
         self._pruned_at = float("-inf")
 
@@ -114,10 +115,15 @@ class Ledger:
             if renewed is None or renewed.epoch != term.epoch:
                 raise Fenced("Another controller has taken over; this one stops.")
             self._renewed_at = moment
+        return store.together(lambda: self._read(term))
+
+    def _read(self, term: Term) -> Inputs:
+        store = self._store
+        self._revision = store.current_revision(self._revision)
         return Inputs(
             now=store.now(),
             term=term,
-            revision=store.current_revision(),
+            revision=self._revision,
             overrides=tuple(store.overrides()),
             gateways=tuple(store.gateways(within_s=GATEWAY_LIVE_S)),
             reports=tuple(store.reports()),

@@ -140,6 +140,11 @@ class Spool:
             self._kept_bytes -= len(self._kept.popleft())
             self.dropped += 1
 
+    @property
+    def unwritten(self) -> bool:
+        """Tell whether lines wait in memory for a disk that takes them."""
+        return bool(self._kept)
+
     def kept(self) -> list[bytes]:
         """Return the lines that only memory has, oldest first."""
         with self._lock:
@@ -239,6 +244,15 @@ class Settlement:
         """Say about how much this process has recorded that is not in the store yet (any thread)."""
         read = self._read if self._read_of == self._spool.path else 0
         return max(0, self._spool.size - read) + len(self._rotated) * ROTATE_BYTES
+
+    @property
+    def idle(self) -> bool:
+        """Tell whether there is nothing to settle (any thread)."""
+        return (
+            not (self._rotated or self._spool.unwritten)
+            and self._read_of == self._spool.path
+            and (self._spool.size <= self._read)
+        )
 
     def sweep(self, *, budget_s: float | None = None) -> int:
         """Settle what this process has recorded; return how many attempts were new to the store.
@@ -395,7 +409,8 @@ class Settlement:
         pause_s, away, until_adoption_s = SWEEP_EVERY_S, False, 0.0
         while True:
             try:
-                await thread.call(lambda: self.sweep(budget_s=SWEEP_BUDGET_S))
+                if not self.idle:
+                    await thread.call(lambda: self.sweep(budget_s=SWEEP_BUDGET_S))
                 if adopt and until_adoption_s <= 0:
                     until_adoption_s = ADOPT_EVERY_S
                     await thread.call(self.adopt)

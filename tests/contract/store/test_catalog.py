@@ -2,8 +2,12 @@
 """Revisions of the catalog and overrides beside it."""
 
 import threading
+from dataclasses import replace
+
+import pytest
 
 from firstkit.adapters.store import SqlStore
+from firstkit.ports.store import Override, Revision
 
 
 def test_an_empty_store_has_no_revision(store: SqlStore) -> None:
@@ -86,3 +90,27 @@ def test_an_override_can_be_cleared_once(store: SqlStore) -> None:
     assert store.clear_override(kind="stop", subject="c")
     assert not store.clear_override(kind="stop", subject="c")
     assert store.overrides() == []
+
+
+def test_the_known_revision_is_not_read_again_and_another_one_is(store: SqlStore) -> None:
+    assert store.current_revision() is None
+    first = store.add_revision(document="{}", by="file")
+    known = store.current_revision(None)
+    assert known == first
+    assert store.current_revision(known) is known
+    second = store.add_revision(document='{"models": {}}', by="file")
+    assert store.current_revision(known) == second
+    restored = replace(second, digest="another document under the same number")
+    assert store.current_revision(restored) == second
+
+
+def test_reads_together_see_what_is_there_and_writes_after_them_count(store: SqlStore) -> None:
+    def reads() -> tuple[Revision | None, int, list[Override]]:
+        return store.current_revision(), store.keys_version(), store.overrides()
+
+    assert store.together(reads) == reads()
+    added = store.add_revision(document="{}", by="file")
+    assert store.together(reads)[0] == added
+    with pytest.raises(ZeroDivisionError):
+        store.together(lambda: 1 // 0)
+    assert store.together(reads)[0] == store.current_revision() == added

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from firstkit.adapters.store import versions
 from firstkit.adapters.store.api import SqlApiStore
@@ -12,6 +14,8 @@ from firstkit.adapters.store.controller import SqlControllerStore
 from firstkit.adapters.store.database import Database, connect
 from firstkit.adapters.store.gateway import SqlGatewayStore
 from firstkit.core.settings import StoreSettings
+
+_T = TypeVar("_T")
 
 
 class SqlStore(SqlCatalogStore, SqlControllerStore, SqlGatewayStore, SqlApiStore):
@@ -23,6 +27,9 @@ class SqlStore(SqlCatalogStore, SqlControllerStore, SqlGatewayStore, SqlApiStore
         SqlGatewayStore.__init__(self, database)
         SqlApiStore.__init__(self, database)
         self.database = database
+
+    def together(self, reads: Callable[[], _T]) -> _T:
+        return self.database.together(reads)
 
     def close(self) -> None:
         """Close all connections."""

@@ -14,10 +14,13 @@ from firstkit.adapters.store.schema import installation, overrides, revisions
 from firstkit.ports.store import Override, Revision
 
 _NEWEST = select(revisions).order_by(revisions.c.number.desc()).limit(1)  # built once: asked every second
+_WHICH = select(revisions.c.number, revisions.c.digest).order_by(revisions.c.number.desc()).limit(1)
 
 
-def newest_revision(connection: Connection) -> Revision | None:
-    """Read the revision that holds."""
+def newest_revision(connection: Connection, known: Revision | None = None) -> Revision | None:
+    """Read the revision that holds; not its document again when it is the one that is known."""
+    if known is not None and connection.execute(_WHICH).one_or_none() == (known.number, known.digest):
+        return known
     row = connection.execute(_NEWEST).mappings().first()
     return _revision(row) if row is not None else None
 
@@ -28,8 +31,8 @@ class SqlCatalogStore:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def current_revision(self) -> Revision | None:
-        return self._db.read(newest_revision)
+    def current_revision(self, known: Revision | None = None) -> Revision | None:
+        return self._db.read(lambda c: newest_revision(c, known))
 
     def revisions(self, *, limit: int = 50) -> list[Revision]:
         query = select(revisions).order_by(revisions.c.number.desc()).limit(limit)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +30,12 @@ CONNECT_WAIT_S = 5
 STATEMENT_LIMIT_S = 10
 
 
+class _Shared(threading.local):
+    """The connection that all reads of a thread use at present."""
+
+    connection: Connection | None = None
+
+
 class Database:
     """Runs pieces of work, each in one transaction of its own, from any thread (one connection each at a time).
 
@@ -44,9 +51,23 @@ class Database:
         """The expression that is now by the store's clock: the server's, or for SQLite this machine's."""
         self._machine_s = machine_s
         self._writing = engine.execution_options(first_immediate=True)
+        self._shared = _Shared()
 
     def read(self, work: Work[_T]) -> _T:
         """Run work that writes nothing."""
+        shared = self._shared.connection
+        return self._run(self.engine, work) if shared is None else work(shared)
+
+    def together(self, reads: Callable[[], _T]) -> _T:
+        """Run several `read`s of this thread in one transaction."""
+
+        def work(connection: Connection) -> _T:
+            self._shared.connection = connection
+            try:
+                return reads()
+            finally:
+                self._shared.connection = None
+
         return self._run(self.engine, work)
 
     def write(self, work: Work[_T]) -> _T:
