@@ -74,6 +74,6 @@ def exit_report(
     log_tail: List[str],
     image: Optional[str] = None,
 ) -> Dict[str, Any]:
-    """Say how an instance or a job ended; `image` is the digest of the container's."""
+    """Say how an instance or a job ended; `image` is the digest of its container's, if it had one."""
     report: Dict[str, Any] = {"schema": 1, "reason": reason, "detail": detail, "code": code, "signal": signal}
-    return {**report, "log_tail": log_tail, "image": image}
+    return {**report, "log_tail": log_tail, **({"image": image} if image else {})}
