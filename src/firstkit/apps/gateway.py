@@ -39,6 +39,7 @@ from firstkit.ports.store import SchemaMismatch
 from firstkit.services.admission import Admission
 from firstkit.services.dispatcher import Dispatcher, Lease
 from firstkit.services.gateway_feed import GatewayFeed, Sinks
+from firstkit.services.refusals import not_ready
 from firstkit.services.settlement import Settlement, Spool
 from firstkit.services.store_thread import StoreThread
 
@@ -286,6 +287,8 @@ class _Gateway:
         """Say whether requests are taken: catalog read, not stopping. A stale store is told and is no reason."""
         ready = self._dispatcher.ready and not self._stop.is_set()
         state = {"ready": ready, "snapshot": list(self._dispatcher.acked), "fresh": self._dispatcher.fresh}
+        if not ready:
+            state["detail"] = "This gateway is stopping." if self._stop.is_set() else not_ready().message
         return LocalAnswer(status=200 if ready else 503, body=json.dumps(state).encode() + b"\n")
 
     async def _obey_signals(self) -> None:

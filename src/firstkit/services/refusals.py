@@ -74,9 +74,10 @@ def no_deployment(asked: str) -> Unavailable:
 
 
 def not_ready() -> Unavailable:
-    """Tell that this gateway has not read the catalog yet."""
+    """Tell that no revision has been read yet, so that nobody can say which models there are."""
     return Unavailable(
-        "The gateway has just started and does not know its models yet. Try again in a second.",
+        "The models are not known yet. Try again in a second; if it stays so, no configuration has been applied: start "
+        "`first controller`, or run `first deploy apply FILE`.",
         code="not_ready",
         retry_after_s=1.0,
     )

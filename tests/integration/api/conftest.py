@@ -5,7 +5,8 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class World:
     nudges: Nudges
     folder: Path
     client: httpx.AsyncClient
+    document: str
     operator: dict[str, str] = field(default_factory=lambda: {"x-first-admin": "1"})
 
     def user(self, *, groups: tuple[str, ...] = (), models: tuple[str, ...] | None = None) -> dict[str, str]:
@@ -144,11 +146,25 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with open_world(tmp_path, applied=True) as it:
+        yield it
+
+
+@pytest.fixture
+async def new_world(tmp_path: Path) -> AsyncIterator[World]:
+    """An api whose store has seen no revision yet."""
+    async with open_world(tmp_path, applied=False) as it:
+        yield it
+
+
+@asynccontextmanager
+async def open_world(tmp_path: Path, *, applied: bool) -> AsyncGenerator[World]:
     settings = StoreSettings(url="sqlite:///first.db")
     migrate_store(settings, folder=tmp_path)
     sql = open_store(settings, folder=tmp_path)
     document = CATALOG.replace("RUN_DIR", str(tmp_path / "run"))
-    sql.add_revision(document=document, by="test")
+    if applied:
+        sql.add_revision(document=document, by="test")
     term = sql.take_term(holder="test", ttl_s=600.0)
     assert term is not None
     store = OpenStore(sql)
@@ -168,7 +184,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         await api.memory.refresh()
         transport = httpx.ASGITransport(app=api.app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
-            yield World(api=api, store=store, term=term, nudges=nudges, folder=tmp_path, client=client)
+            yield World(
+                api=api, store=store, term=term, nudges=nudges, folder=tmp_path, client=client, document=document
+            )
     sql.close()
 
 

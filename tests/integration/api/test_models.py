@@ -21,6 +21,22 @@ async def test_a_caller_sees_the_models_it_may_use_and_no_others(world) -> None:
     assert confined.json()["data"] == []
 
 
+async def test_before_the_first_revision_nobody_is_told_that_there_are_no_models(new_world) -> None:
+    for path in ("/v1/models", "/v1/models/org/Small-1B", "/api/v1/models"):
+        answer = await new_world.client.get(path, headers=new_world.user())
+        assert answer.status_code == 503, path
+        assert answer.json()["error"]["code"] == "not_ready"
+        assert "first deploy apply" in answer.json()["error"]["message"]
+        assert answer.headers["retry-after"] == "1"
+
+
+async def test_the_first_revision_can_be_applied_and_its_models_are_there_at_once(new_world) -> None:
+    done = await new_world.client.post("/api/v1/revisions", content=new_world.document, headers=new_world.operator)
+    assert done.status_code == 200, done.text
+    answer = await new_world.client.get("/v1/models", headers=new_world.user())
+    assert [item["id"] for item in answer.json()["data"]] == ["org/Small-1B"]
+
+
 async def test_operators_see_all_models(world) -> None:
     answer = await world.client.get("/v1/models", headers=world.operator)
     assert len(answer.json()["data"]) == 2

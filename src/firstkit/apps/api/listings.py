@@ -40,7 +40,7 @@ def own_router(store: StoreCalls, memory: Memory) -> APIRouter:
 
     @router.get("/models", tags=["models"], summary="The same as /v1/models")
     async def models(caller: AnyCaller) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        known, age_s = memory.known(), memory.age_s()
+        known, age_s = memory.offered(), memory.age_s()
         usable = [model for model in known.catalog.models.values() if caller.may_use(model)]
         return {"data": [model_document(known, model, caller, age_s=age_s) for model in usable]}
 
@@ -63,7 +63,7 @@ def own_router(store: StoreCalls, memory: Memory) -> APIRouter:
 
     @router.get("/models/{model:path}", tags=["models"], summary="The same as /v1/models/{id}")
     async def model(model: str, caller: AnyCaller) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        known = memory.known()
+        known = memory.offered()
         return model_document(known, find_model(known, caller, model), caller, age_s=memory.age_s())
 
     return router

@@ -16,6 +16,7 @@ from firstkit.core.errors import ConfigError, FirstError, Unavailable
 from firstkit.core.reasons import Reason
 from firstkit.core.topology import Heat, ModelStatus, Snapshot
 from firstkit.ports.store import Revision, Store
+from firstkit.services.refusals import not_ready
 
 journal = Journal("api")
 
@@ -79,6 +80,13 @@ class Memory:
                 "the catalog has not been read yet; try again in a moment", code="starting", retry_after_s=1.0
             )
         return self._known
+
+    def offered(self) -> Known:
+        """Return the picture once a revision has been read: before that, a listing would say that there is nothing."""
+        known = self.known()
+        if not known.catalog.revision:
+            raise not_ready()
+        return known
 
     def age_s(self) -> float:
         """Say how long ago the snapshot was read, from when its durations count."""

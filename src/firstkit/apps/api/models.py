@@ -88,14 +88,14 @@ def models_router(memory: Memory) -> APIRouter:
 
     @router.get("", summary="List the models you may use")
     async def models(caller: AnyCaller) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        known = memory.known()
+        known = memory.offered()
         age_s = memory.age_s()
         usable = [model for model in known.catalog.models.values() if caller.may_use(model)]
         return {"object": "list", "data": [model_document(known, model, caller, age_s=age_s) for model in usable]}
 
     @router.get("/{model:path}", summary="Tell about one model, by name or alias")
     async def model(model: str, caller: AnyCaller) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        known = memory.known()
+        known = memory.offered()
         return model_document(known, find_model(known, caller, model), caller, age_s=memory.age_s())
 
     return router
