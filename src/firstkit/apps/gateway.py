@@ -286,7 +286,11 @@ class _Gateway:
     def _readyz(self) -> LocalAnswer:
         """Say whether requests are taken: catalog read, not stopping. A stale store is told and is no reason."""
         ready = self._dispatcher.ready and not self._stop.is_set()
-        state = {"ready": ready, "snapshot": list(self._dispatcher.acked), "fresh": self._dispatcher.fresh}
+        state: dict[str, object] = {
+            "ready": ready,
+            "snapshot": list(self._dispatcher.acked),
+            "fresh": self._dispatcher.fresh,
+        }
         if not ready:
             state["detail"] = "This gateway is stopping." if self._stop.is_set() else not_ready().message
         return LocalAnswer(status=200 if ready else 503, body=json.dumps(state).encode() + b"\n")
