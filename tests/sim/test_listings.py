@@ -9,7 +9,7 @@ from firstkit.core.catalog import Scaling
 from firstkit.core.job.record import JobState
 from firstkit.core.reasons import Reason
 from firstkit.testing.records import make_cluster, make_deployment
-from firstkit.testing.simulated_cluster import Faults
+from firstkit.testing.simulated_faults import Faults
 from firstkit.testing.simulated_world import SimulatedWorld, simulated_world
 from firstkit.testing.virtual_time import virtually
 

@@ -12,7 +12,8 @@ from firstkit.core.instance.record import Instance, InstanceState
 from firstkit.core.job.machine import JobEvent, JobEventKind
 from firstkit.core.job.machine import step as step_job
 from firstkit.core.job.record import Job, JobState
-from firstkit.core.reasons import ENDS
+from firstkit.core.reasons import ENDS, Reason
+from firstkit.core.scaling.walltime import End
 from firstkit.core.snapshot import routes
 from firstkit.core.topology import Address, AddressKind
 from firstkit.ports.scheduler import JobPhase, Observation, SeenJob
@@ -130,7 +131,7 @@ def check_instance(before: Instance, event: InstanceEvent, after: Instance) -> N
 def check_routes(item: Instance, job: Job, now: float) -> None:
     for route in routes(
         [item],
-        jobs={job.id: job},
+        ends={} if job.ends_at is None else {item.id: End(at=job.ends_at, reason=Reason.WALLTIME)},
         made_from=lambda _: make_deployment(),
         cordoned=frozenset(),
         paths=lambda _: frozenset(),

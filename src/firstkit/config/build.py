@@ -144,6 +144,7 @@ def build_deployment(name: str, given: sections.Deployment) -> catalog.Deploymen
         in_flight=scaling.in_flight,
         idle_s=scaling.idle,
         linger_s=scaling.linger,
+        handover=scaling.handover == "on",
     )
     if given.cluster is None:  # it runs already, wanted or not
         bounds = catalog.Scaling(min=1, max=1, in_flight=scaling.in_flight, idle_s=None)

@@ -26,6 +26,7 @@ def check_catalog(report: Report, draft: Draft) -> None:
             check_scheduler(report, name, cluster)
             _check_link(report, draft, name, cluster)
             _check_limits(report, draft, name, cluster)
+            _check_room_for_successors(report, draft, name, cluster)
     _check_clusters_together(report, draft)
     for name, deployment in draft.deployments.items():
         _check_references(report, draft, name, deployment)
@@ -163,6 +164,29 @@ def _check_limits(report: Report, draft: Draft, name: str, cluster: DraftCluster
         )
 
 
+def _check_room_for_successors(report: Report, draft: Draft, name: str, cluster: DraftCluster) -> None:
+    """See that the hard bounds leave a place for the successor of one whose walltime ends, beside those that serve."""
+    here = [item for item in draft.deployments.values() if item.cluster == name and item.resources is not None]
+    ends = [item for item in here if item.resources and item.resources.walltime is not None]
+    ending = [item for item in ends if item.scaling.handover == "on"]
+    if not ending:
+        return
+    path: Path = ("clusters", name, "limits")
+    hint = "leave room for one more, or write `scaling.handover: off` where a gap at the end of a walltime is meant"
+    jobs, nodes = cluster.limits.jobs, cluster.limits.nodes
+    kept = max(1, sum(item.scaling.min for item in here))
+    if jobs is not None and kept == jobs:
+        text = f"{jobs} leaves no place for a successor beside {'what is' if kept > 1 else 'the one'} kept or served"
+        report.warn((*path, "jobs"), text, hint=hint)
+    if nodes is None:
+        return
+    largest = max(item.resources.nodes for item in ending if item.resources)
+    kept_nodes = max(largest, sum(item.scaling.min * item.resources.nodes for item in here if item.resources))
+    if kept_nodes <= nodes < kept_nodes + largest:
+        text = f"{nodes} leaves no {largest} nodes for a successor beside the {kept_nodes} that are kept or served"
+        report.warn((*path, "nodes"), text, hint=hint)
+
+
 def _check_clusters_together(report: Report, draft: Draft) -> None:
     """Two clusters on one machine share neither folder nor ports."""
     names = [name for name, cluster in draft.clusters.items() if cluster.known and cluster.runner == "local"]
@@ -221,7 +245,7 @@ def _check_place(report: Report, draft: Draft, name: str, deployment: DraftDeplo
             report.add(
                 (*path, key), f"an external engine runs already: it has no {key}", expected="no such key", key=True
             )
-    for key in ("min", "max", "idle", "linger"):
+    for key in ("min", "max", "idle", "linger", "handover"):
         if report.node((*path, "scaling", key)) is not None:
             report.add(
                 (*path, "scaling", key),

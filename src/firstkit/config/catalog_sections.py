@@ -242,6 +242,11 @@ class Scaling(Section):
         "how long a job that nobody wants any more keeps its place at the scheduler; default: as `idle`",
         example="1h",
     )
+    handover: Literal["on", "off"] = _optional(
+        "whether an instance whose job is about to end gets a successor before; `off`: only once it has ended",
+        default="on",
+        example="off",
+    )
 
 
 class Deployment(Section):

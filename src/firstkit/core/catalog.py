@@ -132,13 +132,17 @@ class Resources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling:
-    """Bounds and manners of a deployment's size. `in_flight` is the cap per instance; `idle_s` None never scales in."""
+    """Bounds and manners of a deployment's size. `in_flight` is the cap per instance; `idle_s` None never scales in.
+
+    `handover`: an instance whose job is about to end is replaced before; without, only once it has ended.
+    """
 
     min: int = 0
     max: int = 1
     in_flight: int = 64
     idle_s: float | None = 7200.0
     linger_s: float | None = None
+    handover: bool = True
 
     @property
     def effective_linger_s(self) -> float | None:

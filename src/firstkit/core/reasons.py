@@ -22,6 +22,8 @@ class Reason(StrEnum):
     CLUSTER_LIMIT = "CLUSTER_LIMIT"
     OVERRIDE = "OVERRIDE"
     UPDATED = "UPDATED"
+    HANDOVER = "HANDOVER"
+    MAINTENANCE = "MAINTENANCE"
     # how a job or instance is getting on
     SUBMITTING = "SUBMITTING"
     JOB_WAITS = "JOB_WAITS"
@@ -95,6 +97,7 @@ ENDS = FAILURES | frozenset(
         Reason.OVERRIDE,
         Reason.CLUSTER_STOPPED,
         Reason.UPDATED,
+        Reason.MAINTENANCE,
     }
 )
 """Reasons for which something ends; all others only say how it is getting on."""

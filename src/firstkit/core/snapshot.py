@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from firstkit.core.catalog import Catalog, Deployment
 from firstkit.core.instance.record import Contact, Instance, InstanceState
@@ -13,6 +13,7 @@ from firstkit.core.reasons import Reason
 from firstkit.core.scaling.diff import Changes
 from firstkit.core.scaling.failures import Standing
 from firstkit.core.scaling.forecast import Typical, to_hot_s
+from firstkit.core.scaling.walltime import End
 from firstkit.core.topology import Heat, ModelStatus, Route
 
 _COMING = frozenset({InstanceState.PLANNED, InstanceState.LOADING})
@@ -20,26 +21,31 @@ _COMING = frozenset({InstanceState.PLANNED, InstanceState.LOADING})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """One deployment as the controller sees it at this moment."""
+    """One deployment as the controller sees it at this moment.
+
+    `walltime_s` is what a job that is submitted now asks for; `notices` are what is announced for its cluster.
+    """
 
     deployment: Deployment
     changes: Changes
     standing: Standing
     usual: Typical
     cordoned: bool = False
+    walltime_s: float | None = None
+    notices: tuple[str, ...] = ()
 
 
-def ends_at(instance: Instance, jobs: Mapping[str, Job]) -> float | None:
+def ends_at(instance: Instance, ends: Mapping[str, End]) -> float | None:
     """Return the moment past which nothing may be routed to an instance; None is no end."""
-    job = jobs.get(instance.job) if instance.job else None
-    ends = [moment for moment in (instance.drain_by, job.ends_at if job else None) if moment is not None]
-    return min(ends) if ends else None
+    end = ends.get(instance.id)
+    moments = [moment for moment in (instance.drain_by, end.at if end else None) if moment is not None]
+    return min(moments) if moments else None
 
 
 def routes(
     instances: Iterable[Instance],
     *,
-    jobs: Mapping[str, Job],
+    ends: Mapping[str, End],
     made_from: Callable[[Instance], Deployment | None],
     cordoned: frozenset[str],
     paths: Callable[[Deployment], frozenset[str]],
@@ -58,7 +64,7 @@ def routes(
         deployment = made_from(item)
         if deployment is None:
             continue
-        end = ends_at(item, jobs)
+        end = ends_at(item, ends)
         found.append(
             Route(
                 instance=item.id,
@@ -118,6 +124,8 @@ def statuses(
                 clusters=clusters,
                 max_model_len=model.max_model_len or (max(lengths) if lengths else None),
                 paths=served,
+                relief=any(item.relief for item in each),
+                notices=tuple(dict.fromkeys(notice for view in mine for notice in view.notices)),
             )
         )
     return tuple(found)
@@ -139,16 +147,21 @@ def _status(view: View, instances: Sequence[Instance], jobs: Mapping[str, Job], 
     """Say how one deployment is doing."""
     model = view.deployment.model
     ready = [item for item in instances if item.state is InstanceState.READY and item.contact is not Contact.LOST]
+    coming = [item for item in instances if item.state in _COMING]
     if ready:
         since = min(item.ready_at or now for item in ready)
-        return ModelStatus(model=model, heat=Heat.HOT, reason=Reason.SERVING, for_s=now - since, to_hot_s=0.0)
-    coming = [item for item in instances if item.state in _COMING]
+        return ModelStatus(
+            model=model, heat=Heat.HOT, reason=Reason.SERVING, for_s=now - since, to_hot_s=0.0, relief=bool(coming)
+        )
     if coming:
-        return min((_coming(view, item, jobs.get(item.job or ""), now) for item in coming), key=_rank)
+        best = min((_coming(view, item, jobs.get(item.job or ""), now) for item in coming), key=_rank)
+        return replace(best, relief=True)
     changes, standing = view.changes, view.standing
     eta = to_hot_s(view.usual, queued_for_s=None, booting_for_s=None, loading_for_s=None)
     if changes.verdict is Reason.BACKING_OFF and eta is not None:
         eta += standing.wait_s
+    if changes.verdict is Reason.MAINTENANCE and eta is not None:
+        eta += changes.barred_s
     held = standing.held or changes.verdict in {Reason.CLUSTER_STOPPED, Reason.CORDONED, Reason.REMOVED}
     return ModelStatus(
         model=model,

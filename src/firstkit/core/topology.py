@@ -72,6 +72,7 @@ class ModelStatus:
     """How a model is doing, for people who wait. Times are durations as of the snapshot; None is unknown.
 
     `held` means that its start failed so often that nothing is tried any more until an operator acts (reason, detail).
+    `relief`: another instance is on its way beside those that serve. `notices` are announcements for those who use it.
     """
 
     model: str
@@ -86,6 +87,8 @@ class ModelStatus:
     clusters: tuple[str, ...] = ()
     max_model_len: int | None = None
     paths: frozenset[str] = frozenset()
+    relief: bool = False
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

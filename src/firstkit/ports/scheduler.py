@@ -28,7 +28,7 @@ class JobPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenJob:
-    """One job in a listing. `detail` keeps the scheduler's own words."""
+    """One job in a listing. `detail` keeps the scheduler's own words; `nodes` names where it runs, as far as told."""
 
     scheduler_id: str
     tag: str
@@ -37,6 +37,23 @@ class SeenJob:
     detail: str = ""
     time_left_s: float | None = None
     starts_in_s: float | None = None
+    nodes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A reservation: a time in which nodes are kept from ordinary jobs, for maintenance or for others.
+
+    Both times count from the listing's own time (law 14) and are negative for what is past. `nodes` None: every node
+    that our jobs may run on; else names as in `SeenJob.nodes`, expanded. `jobs` tells whether jobs that name it (option
+    `reservation`) may run in it; a maintenance takes none.
+    """
+
+    name: str
+    starts_in_s: float
+    ends_in_s: float
+    nodes: frozenset[str] | None = None
+    jobs: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +136,14 @@ class Scheduler(Protocol):
 
     def parse_recalled(self, results: Sequence[Result]) -> tuple[SeenJob, ...]:
         """Read its answer: the jobs that it knows to have ended; what it does not tell is not known."""
+        ...
+
+    def windows(self) -> list[Command]:
+        """Build the listing of reservations, which is made every few minutes; no command where the dialect has none."""
+        ...
+
+    def parse_windows(self, results: Sequence[Result]) -> tuple[Window, ...] | None:
+        """Read it; None: nothing was learnt, and what was known before holds (an empty listing tells of none)."""
         ...
 
     def cancel(self, scheduler_ids: Sequence[str]) -> list[Command]:

@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 
 from firstkit.core.catalog import Catalog, Deployment, Scaling
 from firstkit.core.instance.record import Contact, Instance, InstanceState
+from firstkit.core.reasons import Reason
 from firstkit.core.scaling import diff, failures, policy, shares, signals
 from firstkit.core.scaling.room import Room, room
+from firstkit.core.scaling.walltime import lead_s
 from firstkit.core.snapshot import View
 from firstkit.ports.store import GatewayRow, Override
+from firstkit.services.foresight import Horizon
 from firstkit.services.world import World
 
 _COMING = frozenset({InstanceState.PLANNED, InstanceState.LOADING})
@@ -21,6 +24,7 @@ class Overrides:
     """Operators' temporary changes, by kind and subject."""
 
     def __init__(self, rows: Sequence[Override] = ()) -> None:
+        self.rows = tuple(rows)
         self._rows = {(row.kind, row.subject): row for row in rows}
         self._subjects: dict[str, frozenset[str]] = {}
         for row in rows:
@@ -69,6 +73,7 @@ def views(
     gateways: Sequence[GatewayRow],
     overrides: Overrides,
     patience: failures.Patience,
+    horizon: Horizon,
     drain_s: float,
     now: float,
 ) -> list[View]:
@@ -77,12 +82,17 @@ def views(
         name: room(cluster.limits, world.jobs_on(name), nodes_of=lambda one: _nodes(catalog, one), now=now)
         for name, cluster in catalog.clusters.items()
     }
+    for name, nodes in handovers(catalog).items():
+        if not any(item.replaces and item.cluster == name for item in world.live_instances()):
+            rooms[name].reserve = nodes
     cases = [
         _case(world, item, specs[item.name], rooms=rooms, overrides=overrides, patience=patience, now=now)
         for item in catalog.deployments.values()
     ]
     demand = shares.share(_candidates(world, cases, gateways))
-    return [_view(world, case, demand[case.deployment.name], drain_s=drain_s, now=now) for case in cases]
+    return [
+        _view(world, case, demand[case.deployment.name], horizon=horizon, drain_s=drain_s, now=now) for case in cases
+    ]
 
 
 def _case(
@@ -150,11 +160,14 @@ def _candidates(world: World, cases: Sequence[_Case], gateways: Sequence[Gateway
     return found
 
 
-def _view(world: World, case: _Case, seen: signals.Signals, *, drain_s: float, now: float) -> View:
+def _view(world: World, case: _Case, seen: signals.Signals, *, horizon: Horizon, drain_s: float, now: float) -> View:
     """Decide about one deployment, and take what it starts off its cluster's room."""
     deployment = case.deployment
     serving = sum(1 for item in case.instances if item.state is InstanceState.READY)
     left = case.room
+    slow = world.slow(deployment.name, case.spec)
+    fits = horizon.fit(deployment, slow)
+    notes = left.notes(case.nodes) if left is not None else ()
     changes = diff.decide(
         diff.Situation(
             deployment=deployment,
@@ -165,21 +178,29 @@ def _view(world: World, case: _Case, seen: signals.Signals, *, drain_s: float, n
             now=now,
             drain_s=drain_s,
             room=left.for_jobs_of(case.nodes) if left is not None else None,
+            reserve=left.reserved(case.nodes) if left is not None else 0,
             crowded=left is not None and left.crowded(case.nodes),
-            notes=left.notes(case.nodes) if left is not None else (),
+            notes=notes if fits.barred is None else (fits.barred.words(),),
+            ends=horizon.ends,
+            lead_s=lead_s(slow),
+            unfit=horizon.unfit,
+            blocked=None if fits.barred is None else Reason.MAINTENANCE,
+            barred_s=0.0 if fits.barred is None else fits.barred.ends_at - now,
             cluster_stopped=case.stopped,
             cordoned=case.cordoned,
             draining=case.draining,
         )
     )
     if left is not None:
-        left.take(changes.start, nodes=case.nodes)
+        left.take(changes.start + len(changes.heirs), nodes=case.nodes)
     return View(
         deployment=deployment,
         changes=changes,
         standing=case.standing,
         usual=world.usual(deployment.name, case.spec),
         cordoned=case.cordoned,
+        walltime_s=fits.walltime_s,
+        notices=tuple(horizon.announcements(deployment.cluster)) if deployment.cluster else (),
     )
 
 
@@ -190,6 +211,17 @@ def _bounds(deployment: Deployment, overrides: Overrides) -> Scaling:
         return deployment.scaling
     low = row.value.get("min", deployment.scaling.min)
     return replace(deployment.scaling, min=low, max=max(low, row.value.get("max", deployment.scaling.max)))
+
+
+def handovers(catalog: Catalog) -> dict[str, int]:
+    """Say which clusters have deployments that hand over, and how many nodes the largest of them needs for that."""
+    found: dict[str, int] = {}
+    for item in catalog.deployments.values():
+        if item.cluster is None or item.resources is None:
+            continue
+        if item.scaling.handover and item.resources.walltime_s is not None:
+            found[item.cluster] = max(found.get(item.cluster, 0), item.resources.nodes)
+    return found
 
 
 def _nodes(catalog: Catalog, deployment: str) -> int:

@@ -11,11 +11,13 @@ import anyio
 from firstkit.core.reasons import Reason
 from firstkit.ports.clock import Clock
 from firstkit.ports.runner import Done, RemoteFile, Runner, Unknown
-from firstkit.ports.scheduler import Accepted, Observation, Rejected, Scheduler, Unsure
+from firstkit.ports.scheduler import Accepted, Observation, Rejected, Scheduler, Unsure, Window
 from firstkit.services.cadence import JITTER, Pace
 from firstkit.services.submission import Prepared
 
 COMMAND_DEADLINE_S = 60.0
+WINDOWS_EVERY_S = 300.0
+"""How often reservations are read: they are announced days before, and a look at them takes the place of another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,16 @@ class Observed:
     begun_at: float = 0.0
 
 
-Happening = Submitted | Observed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserved:
+    """The reservations of a cluster, whose times count from `begun_at` (monotonic clock)."""
+
+    cluster: str
+    windows: tuple[Window, ...]
+    begun_at: float
+
+
+Happening = Submitted | Observed | Reserved
 
 
 @dataclass(slots=True)
@@ -93,6 +104,7 @@ class ClusterWorker:
         self._pace: Callable[[], Pace] = lambda: Pace(look_s=30.0)
         self._looked_at = float("-inf")
         self._sleeps_until = float("-inf")
+        self._read_windows_at = float("-inf")
         self._asked_to_look = True
         self._read_at = float("-inf")
         self._stretch = 1.0
@@ -227,8 +239,12 @@ class ClusterWorker:
             await self._write()
             return True
         pace = self._pace()
+        if self._looked_at > float("-inf") and self._read_windows_at == float("-inf"):
+            await self._read_windows()
+            return True
         if self._asked_to_look or now >= self._look_at(pace):
-            await self._observe()
+            late = not self._asked_to_look and now - self._read_windows_at >= WINDOWS_EVERY_S
+            await (self._read_windows() if late else self._observe())
             return True
         if pace.read_s is not None and now >= self._read_at + pace.read_s:
             await self._read()
@@ -287,6 +303,25 @@ class ClusterWorker:
             return
         self.trouble = result.detail
         self._removing.failed(self._clock.monotonic_s())
+
+    async def _read_windows(self) -> None:
+        """List the reservations: right after the first look at the jobs, later in place of one that nobody asked for.
+
+        An answer that tells nothing is none.
+        """
+        begun_at = self._clock.monotonic_s()
+        self._read_windows_at = begun_at
+        commands = self.scheduler.windows()
+        if not commands:
+            return
+        results = await self._runner.run(commands, deadline_s=COMMAND_DEADLINE_S)
+        windows = self.scheduler.parse_windows(results)
+        self._looked_at = self._clock.monotonic_s()
+        if windows is None:
+            self.trouble = next((one.detail for one in results if not isinstance(one, Done)), self.trouble)
+            self._looking.failed(self._looked_at)
+            return
+        self._deliver(Reserved(cluster=self.cluster, windows=windows, begun_at=begun_at))
 
     async def _observe(self) -> None:
         """Make the one listing, ask a second source about jobs that it lacks, then read the files asked for.

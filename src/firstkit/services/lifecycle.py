@@ -53,6 +53,8 @@ class Lifecycle:
             self._mark_wanted(name, view, now)
         for drain in view.changes.drains:
             self.drain(drain.instance, drain.reason, within_s=drain.within_s, now=now)
+        for name in view.changes.heirs:
+            self._plan(view, catalog, spec, now, replaces=self._world.instances[name])
         for _ in range(view.changes.start):
             self._plan(view, catalog, spec, now)
 
@@ -64,11 +66,15 @@ class Lifecycle:
         if item.wanted_at is None or now - item.wanted_at >= grain_s:
             self._world.amend(name, wanted_at=now)
 
-    def _plan(self, view: View, catalog: Catalog, spec: str, now: float) -> None:
-        """Plan one job with one instance (an external engine: the instance alone)."""
-        deployment, reason = view.deployment, view.changes.start_reason
+    def _plan(self, view: View, catalog: Catalog, spec: str, now: float, *, replaces: Instance | None = None) -> None:
+        """Plan one job with one instance (an external engine: the instance alone).
+
+        A successor is wanted as its predecessor was: it inherits since when nobody has needed it.
+        """
+        deployment = view.deployment
+        reason = view.changes.start_reason if replaces is None else Reason.HANDOVER
         instance_id = ids.instance_id(self._random(8))
-        job = None if deployment.cluster is None else self._planned_job(deployment, catalog, spec, reason, now)
+        job = None if deployment.cluster is None else self._planned_job(view, catalog, spec, reason, now)
         instance = Instance(
             id=instance_id,
             deployment=deployment.name,
@@ -82,14 +88,18 @@ class Lifecycle:
             reason=reason,
             state_at=now,
             created_at=now,
-            wanted_at=now,
+            wanted_at=now if replaces is None else replaces.wanted_at,
             engine_key=self._engine_key(deployment),
+            replaces="" if replaces is None else replaces.id,
         )
         self._world.add(job, instance)
-        self._journal("planned", deployment=deployment.name, instance=instance_id, reason=reason)
+        self._journal(
+            "planned", deployment=deployment.name, instance=instance_id, reason=reason, replaces=instance.replaces
+        )
 
-    def _planned_job(self, deployment: Deployment, catalog: Catalog, spec: str, reason: Reason, now: float) -> Job:
+    def _planned_job(self, view: View, catalog: Catalog, spec: str, reason: Reason, now: float) -> Job:
         """Make the record of a job that is not submitted yet."""
+        deployment = view.deployment
         cluster = catalog.clusters[deployment.cluster or ""]
         job_id = ids.job_id(self._random(8))
         return Job(
@@ -103,6 +113,7 @@ class Lifecycle:
             reason=reason,
             state_at=now,
             created_at=now,
+            walltime_s=view.walltime_s,
         )
 
     def _engine_key(self, deployment: Deployment) -> str | None:

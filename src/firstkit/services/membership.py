@@ -39,7 +39,7 @@ def take_report(world: World, status: control.Status, *, now: float, age_s: floa
         JobEvent(
             kind=JobEventKind.REPORTED_ENDED if ended else JobEventKind.REPORTED_RUNNING,
             at=at,
-            reason=reason(status.reason),
+            reason=_why(world, job, reason(status.reason)),
             detail=status.detail or "",
             ends_at=ends_at,
         ),
@@ -59,6 +59,14 @@ def take_report(world: World, status: control.Status, *, now: float, age_s: floa
                     detail=status.detail or "",
                 ),
             )
+
+
+def _why(world: World, job: Job, told: Reason | None) -> Reason | None:
+    """Say why a job ends: a launcher that did as it was asked does not know what for."""
+    if told is not Reason.SCALED_IN:
+        return told
+    asked = (item.drain_for for item in world.instances_of_job(job.id))
+    return next((one for one in asked if one is not None), told)
 
 
 def _take_instance(

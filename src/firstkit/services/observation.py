@@ -81,6 +81,7 @@ def _take_seen(world: World, job: Job, seen: SeenJob, now: float) -> None:
             scheduler_id=seen.scheduler_id,
             ends_at=steady(job.ends_at, ends_at),
             starts_at=steady(job.starts_at, starts_at),
+            nodes=tuple(sorted(seen.nodes)),
         ),
     )
     if seen.phase is JobPhase.WAITING and seen.reason is not None and is_failure(seen.reason):

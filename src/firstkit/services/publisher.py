@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from firstkit.core.catalog import Catalog, Deployment
 from firstkit.core.instance.record import Instance, InstanceState
 from firstkit.core.job.record import Job, JobState
+from firstkit.core.scaling.walltime import End
 from firstkit.core.snapshot import View, ends_at, routes, statuses
 from firstkit.core.topology import ModelStatus, Route, Snapshot
 from firstkit.ports.control import ControlDocuments
@@ -80,6 +81,7 @@ class Publisher:
         catalog: Catalog,
         *,
         views: Sequence[View],
+        ends: Mapping[str, End],
         cordoned: frozenset[str],
         made_from: Callable[[Instance], Deployment | None],
         term: Term,
@@ -89,7 +91,7 @@ class Publisher:
         live = world.live_instances()
         found = routes(
             live,
-            jobs=world.jobs,
+            ends=ends,
             made_from=made_from,
             cordoned=cordoned,
             paths=self._paths,
@@ -100,7 +102,7 @@ class Publisher:
             at=now,
             revision=catalog.revision,
             routes=found,
-            ends=tuple(ends_at(world.instances[route.instance], world.jobs) for route in found),
+            ends=tuple(ends_at(world.instances[route.instance], ends) for route in found),
             models=statuses(views, instances=live, jobs=world.jobs, catalog=catalog, paths=self._paths, now=now),
         )
         if self._published is not None and _same(self._published, new):

@@ -28,14 +28,16 @@ from firstkit.ports.telemetry import Journal
 from firstkit.services import autoscaler
 from firstkit.services.cadence import Pace, pace
 from firstkit.services.external import ExternalWatch, Target, target_of
+from firstkit.services.foresight import Foresight, Horizon
 from firstkit.services.intake import Intake
-from firstkit.services.job_watcher import ClusterWorker, Happening, Submitted
+from firstkit.services.job_watcher import ClusterWorker, Happening, Reserved, Submitted
 from firstkit.services.ledger import MEMORY_S, Inputs, Ledger
 from firstkit.services.lifecycle import Lifecycle
 from firstkit.services.publisher import Publisher
 from firstkit.services.revisions import Revisions
 from firstkit.services.store_thread import StoreThread
 from firstkit.services.submission import Preparer
+from firstkit.services.troubles import Troubles
 from firstkit.services.workforce import Workforce
 from firstkit.services.world import World
 
@@ -99,10 +101,11 @@ class Reconciler:
         self._cancels: list[tuple[str, str]] = []
         self._wake = anyio.Event()
         self._external = parts.external(self._deliver_probe)
+        self._foresight = Foresight()
+        self._horizon = Horizon()
         self._now = 0.0
         self._retiring_s: float | None = None
-        self._trouble = ""
-        self._troubles: dict[str, str] = {}
+        self._troubles = Troubles(parts.journal)
         self._use(World(jobs=[], instances=[], starts=[]))
 
     def _use(self, world: World) -> None:
@@ -152,9 +155,9 @@ class Reconciler:
                     fenced = error
                     break
                 except FirstError as error:
-                    self._note_trouble(error)
+                    self._troubles.store(error)
                 else:
-                    self._note_trouble(None)
+                    self._troubles.store(None)
                     if first:
                         first = False
                         ready()
@@ -173,28 +176,6 @@ class Reconciler:
         with anyio.move_on_after(self._p.settings.tick_s - pause_s):
             await self._wake.wait()
 
-    def _note_trouble(self, error: FirstError | None) -> None:
-        """Say once that the store is away, and once that it is back."""
-        trouble = error.message if error is not None else ""
-        if trouble == self._trouble:
-            return
-        self._trouble = trouble
-        if error is not None:
-            self._p.journal("tick_failed", code=error.code, detail=error.message)
-        else:
-            self._p.journal("ticking_again")
-
-    def _note_troubles(self) -> None:
-        """Say once what a cluster refuses or how it cannot be reached, and once that it does as it is asked again."""
-        troubles = self._workers.troubles()
-        for name in self._troubles.keys() | troubles.keys():
-            if self._troubles.get(name) != troubles.get(name):
-                if name in troubles:
-                    self._p.journal("cluster_trouble", cluster=name, detail=troubles[name])
-                else:
-                    self._p.journal("cluster_well", cluster=name)
-        self._troubles = troubles
-
     async def _take_over(self) -> bool:
         """Wait for the term, then take in everything: a restart re-adopts what runs. False: told to stop first."""
         while True:
@@ -205,7 +186,7 @@ class Reconciler:
             except FirstError as error:
                 if not error.retryable:
                     raise
-                self._note_trouble(error)
+                self._troubles.store(error)
             if self._retiring_s is not None:
                 return False  # what runs is another controller's
             await self._p.clock.sleep_s(0.5)
@@ -240,7 +221,7 @@ class Reconciler:
         await self._ledger.save(self._world, check=bool(self._begun or self._cancels))
         self._act()
         self._workers.reconsider()
-        self._note_troubles()
+        self._troubles.clusters(self._workers.troubles())
         await self._publish(views, overrides)
         self._forget()
         await self._ledger.prune(self._now)
@@ -252,8 +233,11 @@ class Reconciler:
         for happening in inbox:
             if isinstance(happening, Submitted):
                 self._intake.submitted(happening, now=self._now)
+                continue
+            begun_at = self._now - (self._p.clock.monotonic_s() - happening.begun_at)
+            if isinstance(happening, Reserved):
+                self._foresight.reserved(happening, begun_at=begun_at)
             else:
-                begun_at = self._now - (self._p.clock.monotonic_s() - happening.begun_at)
                 self._intake.observed(happening, now=self._now, begun_at=begun_at)
         probed, self._probed = self._probed, []
         for target, result in probed:
@@ -264,6 +248,9 @@ class Reconciler:
     def _decide(self, inputs: Inputs, overrides: autoscaler.Overrides) -> list[View]:
         """Ask the policies."""
         settings = self._p.settings
+        self._horizon = self._foresight.look(
+            self._world, overrides=inputs.overrides, made_from=self._heritage.of, now=self._now
+        )
         return autoscaler.views(
             self._world,
             self._revisions.catalog,
@@ -275,6 +262,7 @@ class Reconciler:
                 backoff_first_s=settings.backoff_first_s,
                 backoff_max_s=settings.backoff_max_s,
             ),
+            horizon=self._horizon,
             drain_s=self._p.drain_s,
             now=self._now,
         )
@@ -371,6 +359,7 @@ class Reconciler:
             self._world,
             self._revisions.catalog,
             views=views,
+            ends=self._horizon.ends,
             cordoned=overrides.subjects("cordon"),
             made_from=self._heritage.of,
             term=self._ledger.term,

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from firstkit.core import control, ids
 from firstkit.core.catalog import Cluster, Deployment, Resources
 from firstkit.core.instance.record import Instance
 from firstkit.core.job.record import Job
+from firstkit.core.scaling.walltime import margin_s
 from firstkit.ports.control import ControlDocuments
 from firstkit.ports.engine import Engine, LaunchSpec
 from firstkit.ports.runner import RemoteFile
@@ -91,7 +92,7 @@ class Preparer:
         token: str,
     ) -> Prepared:
         """Build everything for one job. `token` is its control token, whose digest the job's row keeps."""
-        resources = deployment.resources or Resources()
+        resources = replace(deployment.resources or Resources(), walltime_s=job.walltime_s)
         folder = job.run_dir
         launch = self._engines[deployment.engine.kind].launch(deployment)
         door, door_files = self._door(cluster, job, resources)
@@ -99,6 +100,7 @@ class Preparer:
             job=job.id,
             installation=self._installation,
             walltime_s=resources.walltime_s,
+            margin_s=margin_s(resources.walltime_s),
             control=self._control(cluster),
             door=door,
             fence_s=self._fence_s,

@@ -11,7 +11,7 @@ from firstkit.core.instance.record import Instance, InstanceState
 from firstkit.core.job.machine import JobEvent
 from firstkit.core.job.machine import step as step_job
 from firstkit.core.job.record import Job, JobState
-from firstkit.core.scaling.forecast import Start, Typical, typical
+from firstkit.core.scaling.forecast import Start, Typical, slow, typical
 from firstkit.ports.store import EventRow, StartRow
 
 SIGNS_OF_LIFE_S = 60.0
@@ -80,20 +80,23 @@ class World:
 
     def usual(self, deployment: str, spec: str) -> Typical:
         """Say how long the parts of a start of this deployment usually take."""
-        return typical(
-            (
-                Start(
-                    deployment=row.deployment,
-                    spec=row.spec,
-                    job_wait_s=row.job_wait_s,
-                    boot_s=row.boot_s,
-                    load_s=row.load_s,
-                )
-                for row in self._starts.get(deployment, ())
-            ),
-            deployment=deployment,
-            spec=spec,
-        )
+        return typical(self._starts_of(deployment), deployment=deployment, spec=spec)
+
+    def slow(self, deployment: str, spec: str) -> Typical:
+        """Say how long the parts of a start of this deployment take when it is slow."""
+        return slow(self._starts_of(deployment), deployment=deployment, spec=spec)
+
+    def _starts_of(self, deployment: str) -> list[Start]:
+        return [
+            Start(
+                deployment=row.deployment,
+                spec=row.spec,
+                job_wait_s=row.job_wait_s,
+                boot_s=row.boot_s,
+                load_s=row.load_s,
+            )
+            for row in self._starts.get(deployment, ())
+        ]
 
     # ------------------------------------------------------------------------------------------------------ changing
     def add(self, job: Job | None, *instances: Instance) -> None:

@@ -11,6 +11,7 @@ import anyio
 import anyio.abc
 
 from firstkit.ports.runner import Command, Done, Refused, RemoteFile, Result, RunnerTraits, Unknown
+from firstkit.testing.simulated_faults import Faults, Reserved
 from firstkit.testing.simulated_launcher import EngineManner, SimulatedLauncher
 
 KILL_WAIT_S = 30.0
@@ -31,51 +32,10 @@ class SimulatedJob:
     submitted_at: float = 0.0
     started_at: float | None = None
     ended_at: float | None = None
+    node: str = ""
     launcher: SimulatedLauncher | None = None
     cancelled: anyio.Event = field(default_factory=anyio.Event)
     killed: anyio.Event = field(default_factory=anyio.Event)
-
-
-@dataclass(slots=True)
-class Faults:
-    """What goes wrong at the moment; tests set and clear it. Each says how it misbehaves."""
-
-    unreachable: bool = False
-    """Every command times out."""
-    refused: bool = False
-    """No command can be run at all."""
-    submit_refused: str = ""
-    """The scheduler refuses submissions in these words."""
-    lost_answers: int = 0
-    """So many submissions take effect while their answers are lost."""
-    lost_submissions: int = 0
-    """So many submissions are lost with their answers."""
-    delayed_submissions_s: float = 0.0
-    """Submissions time out and take effect that much later."""
-    cancel_refused: bool = False
-    """Cancellations fail with an exit code."""
-    truncated: bool = False
-    """Listings break off after the first line."""
-    unknown_states: bool = False
-    """Listings show states that nobody has heard of."""
-    repeated_lines: bool = False
-    """Each line of a listing comes twice."""
-    hidden: set[str] = field(default_factory=set[str])
-    """These jobs are missing from listings."""
-    forgetful: bool = False
-    """Ended jobs are gone from the listing at once."""
-    http_down: bool = False
-    """No status arrives over HTTP."""
-    unreadable: bool = False
-    """No file can be read by the runner."""
-    disk_full: bool = False
-    """No file can be written by the runner."""
-    frozen_queue: bool = False
-    """No waiting job starts."""
-    impossible: bool = False
-    """Waiting jobs are said to wait for what will never come."""
-    accounting: bool = False
-    """Ends can be asked for, whatever listings show."""
 
 
 class SimulatedCluster:
@@ -105,6 +65,7 @@ class SimulatedCluster:
         self.modes: dict[str, int] = {}
         self.engines: Callable[[str], EngineManner] = lambda _: EngineManner()
         self.at_step: Callable[[str], Awaitable[None]] | None = None
+        self.reservations: list[Reserved] = []
         self.commands = 0
         self.submissions = 0
         self.listings = 0
@@ -235,8 +196,33 @@ class SimulatedCluster:
         if verb == "account":
             self.recalls += 1
             return self._account(rest)
+        if verb == "reservations":
+            return Done(code=0, out=self._reservations().encode(), err=b"")
         self.listings += 1
         return Done(code=0, out=self._listing().encode(), err=b"")
+
+    def _reservations(self) -> str:
+        now = self._now()
+        return json.dumps(
+            [
+                {
+                    "name": one.name,
+                    "starts_in_s": one.starts_at - now,
+                    "ends_in_s": one.ends_at - now,
+                    "nodes": one.nodes,
+                }
+                for one in self.reservations
+                if one.ends_at > now
+            ]
+        )
+
+    def _barred(self, job: SimulatedJob) -> bool:
+        """Tell whether a reservation of all nodes keeps a job from starting: its walltime would reach into it."""
+        now = self._now()
+        return any(
+            one.nodes is None and one.starts_at < now + (job.walltime_s or 1e9) and now < one.ends_at
+            for one in self.reservations
+        )
 
     def _take_submission(self, rest: Sequence[str]) -> Result:
         faults = self.faults
@@ -288,13 +274,15 @@ class SimulatedCluster:
     async def _live(self, job: SimulatedJob) -> None:
         with anyio.move_on_after(self.queue_wait_s):
             await job.cancelled.wait()
-        while not job.cancelled.is_set() and (self.faults.frozen_queue or self._running() >= self.slots):
+        while not job.cancelled.is_set() and (
+            self.faults.frozen_queue or self._running() >= self.slots or self._barred(job)
+        ):
             with anyio.move_on_after(1.0):
                 await job.cancelled.wait()
         if job.cancelled.is_set():
             self._ended(job, code=0, why="CANCELLED")
             return
-        job.state, job.started_at = "RUNNING", self._now()
+        job.state, job.started_at, job.node = "RUNNING", self._now(), f"n{job.number}"
         async with anyio.create_task_group() as group:
             group.start_soon(self._end_from_outside, job, group.cancel_scope)
             code = await self._work(job)
@@ -376,4 +364,12 @@ def _code(script: str) -> int:
 
 
 def _entry(job: SimulatedJob, *, state: str, why: str, left_s: float | None) -> dict[str, object]:
-    return {"id": job.number, "tag": job.tag, "state": state, "why": why, "code": job.code, "left_s": left_s}
+    told: dict[str, object] = {
+        "id": job.number,
+        "tag": job.tag,
+        "state": state,
+        "why": why,
+        "code": job.code,
+        "left_s": left_s,
+    }
+    return told | {"nodes": [job.node] if job.node else []}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from firstkit.core.reasons import Reason
 from firstkit.ports.runner import Command, Done, Refused, Result, Unknown
-from firstkit.ports.scheduler import Accepted, JobPhase, Observation, Rejected, SeenJob, Submission, Unsure
+from firstkit.ports.scheduler import Accepted, JobPhase, Observation, Rejected, SeenJob, Submission, Unsure, Window
 
 _PHASES = {
     "PENDING": JobPhase.WAITING,
@@ -21,6 +21,7 @@ _REASONS = {
     "CANCELLED": Reason.CANCELLED,
     "NODE_FAIL": Reason.NODE_FAILURE,
     "IMPOSSIBLE": Reason.SUBMIT_REJECTED,
+    "PREEMPTED": Reason.PREEMPTED,
 }
 
 
@@ -93,9 +94,29 @@ class SimulatedScheduler:
                         reason=_REASONS.get(entry["why"]),
                         detail="" if entry["state"] != "ENDED" or entry["why"] else f"exit code {entry['code']}",
                         time_left_s=entry["left_s"],
+                        nodes=frozenset(entry["nodes"]),
                     )
                 )
         return seen, complete
+
+    def windows(self) -> list[Command]:
+        """List reservations."""
+        return [Command(argv=("reservations",))]
+
+    def parse_windows(self, results: Sequence[Result]) -> tuple[Window, ...] | None:
+        """Read one JSON list."""
+        result = results[0]
+        if not isinstance(result, Done):
+            return None
+        return tuple(
+            Window(
+                name=entry["name"],
+                starts_in_s=entry["starts_in_s"],
+                ends_in_s=entry["ends_in_s"],
+                nodes=None if entry["nodes"] is None else frozenset(entry["nodes"]),
+            )
+            for entry in json.loads(result.out)
+        )
 
     def cancel(self, scheduler_ids: Sequence[str]) -> list[Command]:
         """Cancel in one command."""

@@ -167,7 +167,7 @@ def test_every_catalog_key_arrives(everything: Loaded) -> None:
             "extra": ["-l filesystems=home"],
         },
     )
-    assert deployment.scaling == Scaling(min=1, max=4, in_flight=32, idle_s=None, linger_s=3600.0)
+    assert deployment.scaling == Scaling(min=1, max=4, in_flight=32, idle_s=None, linger_s=3600.0, handover=False)
     assert deployment.update is UpdateStyle.DRAIN_FIRST
     assert deployment.engine.env == {"VLLM_LOGGING_LEVEL": "WARNING"}
     assert deployment.engine.start_timeout_s == 2700.0
@@ -415,3 +415,38 @@ def test_a_walltime_in_bare_seconds_is_warned_of(disk: Disk) -> None:
 def test_prompts_in_the_clear_on_a_public_address_are_warned_of(disk: Disk) -> None:
     (warning,) = load("gateway: {listen: 0.0.0.0:8000}\n", data_dir=STATE, disk=disk).warnings
     assert "unencrypted" in warning.problem
+
+
+@pytest.mark.parametrize(
+    ("limits", "scaling", "warned"),
+    [
+        ("jobs: 1", "max: 1", "limits.jobs"),
+        ("jobs: 2", "min: 2, max: 2", "limits.jobs"),
+        ("nodes: 1", "min: 1, max: 1", "limits.nodes"),
+        ("jobs: 2, nodes: 2", "min: 1, max: 1", ""),
+        ("jobs: 1", "max: 1, handover: off", ""),
+        ("{}", "max: 1", ""),
+    ],
+)
+def test_limits_that_leave_no_place_for_a_successor_are_warned_of(
+    disk: Disk, limits: str, scaling: str, warned: str
+) -> None:
+    text = f"""
+clusters:
+  here:
+    scheduler: {{kind: local}}
+    runner: {{kind: local}}
+    link: {{kind: local}}
+    run_dir: /srv
+    limits: {limits if limits == "{}" else "{" + limits + "}"}
+models: {{org/llama: {{}}}}
+deployments:
+  one:
+    model: org/llama
+    cluster: here
+    engine: {{kind: llamacpp, model: /models/llama}}
+    resources: {{walltime: 1h}}
+    scaling: {{{scaling}}}
+"""
+    loaded = load(text, data_dir=STATE, disk=disk)
+    assert [finding.path.partition("here.")[2] for finding in loaded.warnings] == ([warned] if warned else [])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes and model statuses from records alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pytest
 
@@ -12,6 +12,7 @@ from firstkit.core.reasons import Reason
 from firstkit.core.scaling.diff import Changes
 from firstkit.core.scaling.failures import Standing
 from firstkit.core.scaling.forecast import Typical
+from firstkit.core.scaling.walltime import End
 from firstkit.core.snapshot import View, routes, statuses
 from firstkit.core.topology import Address, AddressKind, Heat, ModelStatus, Route
 from firstkit.testing.records import T0, make_catalog, make_deployment, make_instance, make_job
@@ -31,13 +32,13 @@ def ready(**fields: object) -> Instance:
 
 def routed(
     *instances: Instance,
-    jobs: Iterable[Job] = (),
+    ends: Mapping[str, End] | None = None,
     cordoned: Iterable[str] = (),
     deployment: Deployment | None = DEMO,
 ) -> tuple[Route, ...]:
     return routes(
         instances,
-        jobs={job.id: job for job in jobs},
+        ends=ends or {},
         made_from=lambda _: deployment,
         cordoned=frozenset(cordoned),
         paths=lambda _: frozenset({"/v1/chat/completions"}),
@@ -80,10 +81,12 @@ def test_a_draining_instance_is_routed_only_for_what_is_in_flight_and_until_its_
     assert not routed(ready(state=S.DRAINING, ready_at=None))
 
 
-def test_no_route_goes_past_the_end_of_the_job() -> None:
-    job = make_job(ends_at=NOW + 20)
-    assert routed(ready(drain_by=NOW + 30), jobs=[job])[0].ends_in_s == 20.0
-    assert routed(ready(), jobs=[make_job(ends_at=NOW - 5)])[0].ends_in_s == 0.0
+def test_no_route_goes_past_the_end_of_the_instance() -> None:
+    def end(at: float) -> dict[str, End]:
+        return {ready().id: End(at=at, reason=Reason.WALLTIME)}
+
+    assert routed(ready(drain_by=NOW + 30), ends=end(NOW + 20))[0].ends_in_s == 20.0
+    assert routed(ready(), ends=end(NOW - 5))[0].ends_in_s == 0.0
 
 
 def test_a_lost_instance_is_not_routed_and_a_suspect_one_is() -> None:

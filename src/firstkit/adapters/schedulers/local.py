@@ -12,7 +12,7 @@ from firstkit.adapters.schedulers.script import start_script
 from firstkit.core.catalog import Cluster
 from firstkit.core.reasons import Reason
 from firstkit.ports.runner import Command, Done, Refused, Result
-from firstkit.ports.scheduler import Accepted, JobPhase, Observation, Rejected, SeenJob, Submission, Unsure
+from firstkit.ports.scheduler import Accepted, JobPhase, Observation, Rejected, SeenJob, Submission, Unsure, Window
 
 PROGRAM = "local-jobs.py"
 _PHASES = {
@@ -90,6 +90,14 @@ class LocalScheduler:
     def parse_recalled(self, results: Sequence[Result]) -> tuple[SeenJob, ...]:
         """Read nothing: nobody was asked."""
         del results
+        return ()
+
+    def windows(self) -> list[Command]:
+        """Ask nothing: nobody reserves anything here."""
+        return []
+
+    def parse_windows(self, results: Sequence[Result]) -> tuple[Window, ...] | None:  # noqa: ARG002
+        """Tell of no reservation."""
         return ()
 
     def cancel(self, scheduler_ids: Sequence[str]) -> list[Command]:

@@ -41,8 +41,8 @@ def notices(status: ModelStatus) -> list[str]:
     """Say what a user of the model should know beyond its state."""
     if status.held:
         why = f": {status.detail}" if status.detail else ""
-        return [f"not started at present ({status.reason}){why}; an operator has to act"]
-    return []
+        return [f"not started at present ({status.reason}){why}; an operator has to act", *status.notices]
+    return list(status.notices)
 
 
 def shown_status(known: Known, model: Model, caller: Caller) -> ModelStatus:

@@ -36,7 +36,8 @@ class Instance:
     `drain_for` is why it is to end, `drain_by` the latest moment until which requests in flight may finish.
     `exit_tail` are the last lines of the engine's log after an unasked end. `engine_key` is the engine's own credential
     where it cannot listen on a Unix socket. `image` is the digest of the container image that it ran in. `load_s` is
-    boot to READY as the launcher measured it.
+    boot to READY as the launcher measured it. `replaces` names the instance whose successor it is. `wanted_at` is when
+    policy last needed it, `used_at` when somebody last used it.
     """
 
     id: InstanceId
@@ -68,3 +69,5 @@ class Instance:
     max_model_len: int | None = None
     wanted_at: float | None = None
     image: str = ""
+    used_at: float | None = None
+    replaces: str = ""

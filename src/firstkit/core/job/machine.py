@@ -42,6 +42,7 @@ class JobEvent:
     scheduler_id: str = ""
     ends_at: float | None = None
     starts_at: float | None = None
+    nodes: tuple[str, ...] = ()
 
 
 _S, _K = JobState, JobEventKind
@@ -123,6 +124,8 @@ def _facts(job: Job, event: JobEvent) -> dict[str, object]:
         facts |= {"seen_at": event.at, "absent_since": None}
         waits = event.kind is _K.SEEN_WAITING and job.state in {JobState.SUBMITTING, JobState.QUEUED}
         facts["starts_at"] = event.starts_at if waits else None
+    if event.nodes:
+        facts["nodes"] = event.nodes
     if event.kind is _K.ACCEPTED:
         facts["absent_since"] = None
     if event.ends_at is not None and (event.kind in _SEEN or job.ends_at is None):

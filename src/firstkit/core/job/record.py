@@ -27,6 +27,8 @@ class Job:
 
     `ending_for` is set once firstkit wants the job to end (why); the scheduler is told until it is gone.
     `absent_since` is when a complete listing first missed a job that should be there.
+    `nodes` is where it runs, as far as the scheduler has told. `walltime_s` is what it asks for; None is no end (or a
+    job of an earlier version).
     `spec` is the digest of what it was made from: another digest of the deployment means it is outdated.
     """
 
@@ -52,3 +54,5 @@ class Job:
     absent_since: float | None = None
     seen_at: float | None = None
     token_digest: str = ""
+    walltime_s: float | None = None
+    nodes: tuple[str, ...] = ()

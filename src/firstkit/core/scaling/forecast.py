@@ -5,7 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from statistics import median
+
+SLOW = 0.9
+"""Of ten starts nine are no slower than what `slow` says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,22 @@ def typical(starts: Iterable[Start], *, deployment: str, spec: str) -> Typical:
         boot_s=_median([item.boot_s for item in same]),
         load_s=_median([item.load_s for item in same]),
     )
+
+
+def slow(starts: Iterable[Start], *, deployment: str, spec: str) -> Typical:
+    """Take what nine of ten starts of this deployment did not exceed, part by part; of few starts the slowest."""
+    mine = [item for item in starts if item.deployment == deployment]
+    same = [item for item in mine if item.spec == spec] or mine
+    return Typical(
+        job_wait_s=_slow([item.job_wait_s for item in mine]),
+        boot_s=_slow([item.boot_s for item in same]),
+        load_s=_slow([item.load_s for item in same]),
+    )
+
+
+def _slow(values: Sequence[float | None]) -> float | None:
+    known = sorted(value for value in values if value is not None)
+    return known[ceil(SLOW * len(known)) - 1] if known else None
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -17,13 +17,15 @@ DAY_S = 24 * HOUR_S
 class Room:
     """What is left of one cluster's limits in this round of decisions; None is no bound.
 
-    `jobs` and `nodes` come free when a job ends, `submissions` and `node_hours` only with time.
+    `jobs` and `nodes` come free when a job ends, `submissions` and `node_hours` only with time. `reserve`: one job of
+    so many nodes is kept for a successor (0: none is).
     """
 
     jobs: int | None = None
     nodes: int | None = None
     submissions: int | None = None
     node_hours: float | None = None
+    reserve: int = 0
 
     def for_jobs_of(self, nodes: int) -> int | None:
         """Say how many more jobs of that many nodes may be submitted."""
@@ -32,6 +34,13 @@ class Room:
         if self.nodes is not None:
             rooms.append(self.nodes // max(1, nodes))
         return max(0, min(rooms)) if rooms else None
+
+    def reserved(self, nodes: int) -> int:
+        """Say how many jobs of that many nodes fewer there are because one is kept for a successor."""
+        if not self.reserve:
+            return 0
+        jobs = 1 if self.jobs is not None else 0
+        return max(jobs, -(-self.reserve // max(1, nodes)) if self.nodes is not None else 0)
 
     def crowded(self, nodes: int) -> bool:
         """Tell whether there is no room, and a job that ends would make some."""
