@@ -72,7 +72,7 @@ static: dev
 
 QUICK := $(wildcard tests/unit tests/property tests/stateful tests/contract tests/arch)
 quick: dev
-	@$(BIN)/pytest -q -m "not slow and not vllm and not postgres and not node and not browser" $(QUICK) $(ARGS)
+	@$(BIN)/pytest -q -m "not slow and not vllm and not postgres and not slurm and not node and not browser" $(QUICK) $(ARGS)
 
 format: dev ## format the code and mend what the linter can
 	@$(BIN)/ruff format .

@@ -13,6 +13,7 @@ for initdb in /usr/lib/postgresql/*/bin/initdb; do
 done
 [ -n "$found" ] || command -v initdb >/dev/null 2>&1 || missing="$missing postgresql"
 need curl curl
+need slurmctld slurm-wlm
 need node nodejs
 need npm npm
 need ch-run charliecloud

@@ -2,6 +2,7 @@
 """What every test lives under: nothing is left behind, unit tests touch no runtime, and CI skips nothing unseen."""
 
 import asyncio
+import contextlib
 import functools
 import gc
 import inspect
@@ -16,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from firstkit.testing.slurm import RealSlurm, missing_programs
+
 LEAK_GRACE_S = 3.0
 """How long a test's processes, sockets and tasks may take to go once the test is over."""
 
@@ -26,6 +29,36 @@ ALLOWED_SKIP = "allowed:"
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+# ---------------------------------------------------------------------------------------------------- a real Slurm
+
+
+@contextlib.contextmanager
+def slurm_in(folder: Path, **manners: Any) -> Iterator[RealSlurm]:
+    """Run a real Slurm in a folder, or skip the test that asks for one."""
+    if missing := missing_programs():
+        pytest.skip(f"Slurm is not installed: no {', '.join(missing)} (Debian: apt-get install slurm-wlm)")
+    cluster = RealSlurm(folder, **manners)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSlurm]:
+    """A real Slurm for the whole run. Whoever uses it cancels what it submits and leaves the daemons alone."""
+    with slurm_in(tmp_path_factory.mktemp("slurm"), name="c") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def fragile_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSlurm]:
+    """A real Slurm of the test's own, whose daemons it may kill and whose jobs are forgotten soon after they end."""
+    with slurm_in(tmp_path_factory.mktemp("fragile"), name="d", settings={"MinJobAge": "15"}) as cluster:
+        yield cluster
 
 
 # ------------------------------------------------------------------------------------------------ sealed unit tests

@@ -8,6 +8,7 @@ import sys
 
 from firstkit.adapters.runners.local import LocalRunner
 from firstkit.adapters.schedulers.local import LocalScheduler
+from firstkit.adapters.schedulers.slurm import SlurmScheduler
 from firstkit.core.catalog import Cluster
 from firstkit.core.errors import ConfigError
 from firstkit.ports.runner import Runner
@@ -18,6 +19,8 @@ def scheduler_for(cluster: Cluster, *, installation: str) -> Scheduler:
     """Make the dialect of a cluster."""
     if cluster.scheduler.kind == "local":
         return LocalScheduler(cluster, installation=installation, python=sys.executable)
+    if cluster.scheduler.kind == "slurm":
+        return SlurmScheduler(cluster, installation=installation)
     raise ConfigError(f"this firstkit knows no scheduler {cluster.scheduler.kind!r} (cluster {cluster.name})")
 
 

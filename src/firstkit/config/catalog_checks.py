@@ -10,7 +10,7 @@ from firstkit.config.document import ListNode, Path, ScalarNode
 from firstkit.config.drafts import Draft, DraftCluster, DraftDeployment
 from firstkit.config.naming import derived_alias
 from firstkit.config.report import Report
-from firstkit.config.scheduler_checks import check_asks, check_scheduler
+from firstkit.config.scheduler_checks import LOCAL, check_asks, check_scheduler
 from firstkit.config.shape import near_names
 from firstkit.config.values import write_duration
 from firstkit.core.catalog import EXTERNAL
@@ -98,6 +98,9 @@ def _check_link(report: Report, draft: Draft, name: str, cluster: DraftCluster) 
             path, "the link `direct` needs ports for its doors", expected="`ports`, such as 42000-42099", key=True
         )
     if link.kind == "local":
+        if cluster.scheduler != LOCAL:
+            hint = "use `kind: direct` unless all its nodes are this machine"
+            report.warn((*path, "kind"), "the link `local` reaches jobs on the gateway's own machine alone", hint=hint)
         for key in ("ports", "address"):
             if getattr(link, key) is not None:
                 report.add(
@@ -273,7 +276,11 @@ def _check_resources(report: Report, draft: Draft, name: str, deployment: DraftD
     resources, engine = deployment.resources, deployment.engine
     path: Path = ("deployments", name)
     cluster = draft.clusters.get(deployment.cluster)
-    if resources is None or (engine is not None and engine.kind == EXTERNAL):
+    if engine is not None and engine.kind == EXTERNAL:
+        return
+    if cluster is not None and cluster.known:
+        check_asks(report, name, resources or Resources(), kind=cluster.scheduler)
+    if resources is None:
         return
     walltime = resources.walltime
     if engine is not None and walltime is not None:
@@ -287,8 +294,6 @@ def _check_resources(report: Report, draft: Draft, name: str, deployment: DraftD
     node = report.node((*path, "resources", "walltime"))
     if isinstance(node, ScalarNode) and isinstance(node.value, int) and node.value < 600 and walltime is not None:
         report.warn((*path, "resources", "walltime"), f"`{node.text}` is seconds", hint="write the unit, such as 12h")
-    if cluster is not None and cluster.known:
-        check_asks(report, name, resources, kind=cluster.scheduler)
     if resources.gpu_type and resources.gpus == 0:
         report.add((*path, "resources", "gpu_type"), "a kind of GPU for no GPUs", expected="`gpus` above 0")
 

@@ -12,7 +12,7 @@ from firstkit.config.document import MapNode, plain_value
 from firstkit.config.process_sections import Controller, Gateway, Identity, Store
 from firstkit.config.shape import salvage
 
-KINDS = {"scheduler": ("local",), "runner": ("local",), "link": ("local", "direct")}
+KINDS = {"scheduler": ("local", "slurm"), "runner": ("local",), "link": ("local", "direct")}
 """What exists in this version; a cluster that asks for something else is not judged further."""
 
 

@@ -13,11 +13,45 @@ from firstkit.config.report import Report
 from firstkit.core.nearest import or_list
 
 LOCAL = "local"
-UNDERSTOOD: Mapping[str, frozenset[str]] = {LOCAL: frozenset()}
+UNDERSTOOD: Mapping[str, frozenset[str]] = {
+    LOCAL: frozenset(),
+    "slurm": frozenset(
+        {
+            "conf",
+            "partition",
+            "account",
+            "qos",
+            "reservation",
+            "constraint",
+            "gpu_type",
+            "gpu_request",
+            "exclusive",
+            "extra",
+        }
+    ),
+}
 """By kind: the words for a site's own things that it understands, of those that another kind may have."""
-GPU_REQUESTS: Mapping[str, tuple[str, ...]] = {}
+GPU_REQUESTS: Mapping[str, tuple[str, ...]] = {"slurm": ("gres", "gpus-per-node", "none")}
 """By kind: the ways in which it is asked for GPUs."""
-OWN_OPTIONS: Mapping[str, Mapping[str, str]] = {}
+_SLURM_OPTIONS = {
+    "-a --array -W --wait --wrap -H --hold --test-only -M --clusters": "",
+    "--parsable --export --export-file --get-user-env --requeue --no-requeue --open-mode --signal": "",
+    "-J --job-name -D --chdir -o --output -e --error -i --input -d --dependency -n --ntasks --ntasks-per-node": "",
+    "-t --time": "resources.walltime",
+    "-N --nodes": "resources.nodes",
+    "-p --partition": "partition",
+    "-A --account": "account",
+    "-q --qos": "qos",
+    "-C --constraint": "constraint",
+    "--reservation": "reservation",
+    "--exclusive": "exclusive",
+    "-c --cpus-per-task": "resources.cpus",
+    "--mem": "resources.memory",
+    "-G --gpus --gpus-per-node --gpus-per-task": "resources.gpus",
+}
+OWN_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "slurm": {option: instead for options, instead in _SLURM_OPTIONS.items() for option in options.split()}
+}
 """By kind: options that `extra` cannot hold, since firstkit gives them, with the key to use instead ("" if none)."""
 _SITE_WORDS = tuple(name for name in Scheduler.model_fields if name not in {"kind", "python"})
 
@@ -54,12 +88,12 @@ def check_asks(report: Report, name: str, resources: Resources, *, kind: str) ->
         if getattr(resources, key) not in (None, []) and key not in understood:
             _not_understood(report, (*path, key), kind=kind, hint="leave it out")
     if resources.walltime is None and not report.has((*path, "walltime")):
-        where: Path = (*path, "walltime") if report.node((*path, "walltime")) is not None else ("deployments", name)
+        given = report.node((*path, "walltime")) is not None
         report.add(
-            where,
+            (*path, "walltime") if given else path if report.node(path) is not None else path[:-1],
             f"the scheduler `{kind}` is told how long a job may run",
             expected="`resources.walltime`, such as 12:00:00",
-            key=True,
+            key=not given,
         )
     _check_words(report, path, resources, kind=kind)
 

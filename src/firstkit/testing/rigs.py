@@ -9,18 +9,22 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import anyio
 
 from firstkit.adapters.runners.local import LocalRunner
 from firstkit.adapters.schedulers.local import LocalScheduler
-from firstkit.core.catalog import Resources
+from firstkit.adapters.schedulers.slurm import SlurmScheduler
+from firstkit.core.catalog import Resources, SchedulerSpec
+from firstkit.core.ids import encode
 from firstkit.ports.runner import Done, RemoteFile, Runner
 from firstkit.ports.scheduler import Accepted, JobPhase, Observation, Rejected, Scheduler, SeenJob, Submission, Unsure
 from firstkit.testing.records import make_cluster
 from firstkit.testing.simulated_cluster import SimulatedCluster
 from firstkit.testing.simulated_scheduler import SimulatedScheduler
+from firstkit.testing.slurm import RealSlurm
 
 INSTALLATION = "abcdefgh"
 DEADLINE_S = 30.0
@@ -28,12 +32,20 @@ DEADLINE_S = 30.0
 
 @dataclass(slots=True)
 class Rig:
-    """One scheduler, one runner, a folder. `make_script` renders a job that lasts so long and ends with that code."""
+    """One scheduler, one runner, a folder. `make_script` renders a job that lasts so long and ends with that code.
+
+    `walltime_s` is a walltime that a test can wait for; None where the shortest one is too long. `unlimited`: a job
+    without walltime has no end. `refusal`: an answer to a submission that says no for good.
+    """
 
     scheduler: Scheduler
     runner: Runner
     run_dir: str
     make_script: Callable[[float, int], str]
+    walltime_s: float | None = 0.6
+    unlimited: bool = True
+    refusal: str = "error: something"
+    installation: str = INSTALLATION
 
     async def submit(
         self,
@@ -42,14 +54,14 @@ class Rig:
         lasts_s: float = 60.0,
         code: int = 0,
         walltime_s: float | None = None,
-        installation: str = INSTALLATION,
+        installation: str | None = None,
     ) -> Accepted | Rejected | Unsure:
         """Put a job's script and submit it."""
         folder = f"{self.run_dir}/{job}"
         script = RemoteFile(path=f"{folder}/start.sh", data=self.make_script(lasts_s, code).encode(), mode=0o700)
         assert isinstance(await self.runner.put([script], deadline_s=DEADLINE_S), Done)
         submission = Submission(
-            tag=f"first-{installation}-{job}",
+            tag=f"first-{installation or self.installation}-{job}",
             run_dir=folder,
             script=script.path,
             resources=Resources(walltime_s=walltime_s),
@@ -105,6 +117,36 @@ async def local_rig(folder: Path) -> AsyncGenerator[Rig]:
         return f"trap 'exit 143' TERM\nsleep {lasts_s} & wait $!\nexit {code}\n"
 
     rig = Rig(scheduler=scheduler, runner=runner, run_dir=str(folder), make_script=script)
+    try:
+        yield rig
+    finally:
+        with anyio.CancelScope(shield=True):
+            await rig.clear()
+
+
+@asynccontextmanager
+async def slurm_rig(folder: Path, cluster: RealSlurm) -> AsyncGenerator[Rig]:
+    """Make a real Slurm's dialect, with commands run on this machine."""
+    options = {"partition": "gpu", "conf": str(cluster.conf)}
+    installation = encode(sha256(str(folder).encode()).digest(), 8)  # others' jobs stay in its listings for a while
+    scheduler = SlurmScheduler(
+        make_cluster(run_dir=str(folder), scheduler=SchedulerSpec(kind="slurm", options=options)),
+        installation=installation,
+    )
+
+    def script(lasts_s: float, code: int) -> str:
+        return f"#!/bin/bash\ntrap 'exit 143' TERM\nsleep {lasts_s} & wait $!\nexit {code}\n"
+
+    rig = Rig(
+        scheduler=scheduler,
+        runner=LocalRunner(os.environ),
+        run_dir=str(folder),
+        make_script=script,
+        walltime_s=None,
+        unlimited=False,
+        refusal="sbatch: error: Batch job submission failed: Invalid qos specification",
+        installation=installation,
+    )
     try:
         yield rig
     finally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every scheduler with its runner keeps to: the real local one, and the simulated one that tests stand on."""
+"""What every scheduler with its runner keeps to: the local one and Slurm, both real, and the simulated one."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -11,20 +11,26 @@ import pytest
 from firstkit.core.reasons import HEALING, Reason
 from firstkit.ports.runner import Done, Refused, RemoteFile, Unknown
 from firstkit.ports.scheduler import Accepted, JobPhase, Rejected, Unsure
-from firstkit.testing.rigs import DEADLINE_S, INSTALLATION, Rig, local_rig, simulated_rig
+from firstkit.testing.rigs import DEADLINE_S, Rig, local_rig, simulated_rig, slurm_rig
+from firstkit.testing.slurm import RealSlurm
 
 Opened = Callable[[Path], AbstractAsyncContextManager[Rig]]
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.parametrize("rig_of", [local_rig, simulated_rig], ids=["local", "simulated"]),
-]
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="session", params=["local", pytest.param("slurm", marks=pytest.mark.slurm), "simulated"])
+def rig_of(request: pytest.FixtureRequest) -> Opened:
+    if request.param == "slurm":
+        cluster: RealSlurm = request.getfixturevalue("slurm")
+        return lambda folder: slurm_rig(folder, cluster)
+    return {"local": local_rig, "simulated": simulated_rig}[request.param]
 
 
 async def test_a_job_is_listed_by_its_tag_and_number_until_it_has_ended(rig_of: Opened, tmp_path: Path) -> None:
     async with rig_of(tmp_path) as rig:
         number = await rig.accepted("j-000000000001", lasts_s=0.3)
         seen = await rig.seen(number, JobPhase.WAITING, JobPhase.RUNNING)
-        assert seen.tag == f"first-{INSTALLATION}-j-000000000001"
+        assert seen.tag == f"first-{rig.installation}-j-000000000001"
         ended = await rig.seen(number, JobPhase.ENDED)
         assert (ended.reason, ended.detail) == (None, "exit code 0")
 
@@ -53,15 +59,19 @@ async def test_cancelling_what_has_ended_or_never_was_is_no_error(rig_of: Opened
 
 async def test_a_job_past_its_walltime_ends_for_that_reason(rig_of: Opened, tmp_path: Path) -> None:
     async with rig_of(tmp_path) as rig:
-        number = await rig.accepted("j-000000000001", walltime_s=0.6)
+        if rig.walltime_s is None:
+            pytest.skip("allowed: the shortest walltime of this scheduler is too long for a test")
+        number = await rig.accepted("j-000000000001", walltime_s=rig.walltime_s)
         running = await rig.seen(number, JobPhase.RUNNING)
         assert running.time_left_s is not None
-        assert running.time_left_s <= 0.6
+        assert running.time_left_s <= rig.walltime_s
         assert (await rig.seen(number, JobPhase.ENDED)).reason is Reason.WALLTIME
 
 
 async def test_a_job_without_walltime_has_no_time_left_to_tell(rig_of: Opened, tmp_path: Path) -> None:
     async with rig_of(tmp_path) as rig:
+        if not rig.unlimited:
+            pytest.skip("allowed: every job of this scheduler has a walltime, if need be its partition's")
         number = await rig.accepted("j-000000000001")
         assert (await rig.seen(number, JobPhase.RUNNING)).time_left_s is None
 
@@ -99,7 +109,7 @@ async def test_a_listing_cut_off_anywhere_proves_no_absence(rig_of: Opened, tmp_
         for cut in range(len(told)):
             observation = rig.scheduler.parse([Done(code=0, out=told[:cut], err=b"")])
             assert not observation.complete, told[:cut]
-            assert all(job.tag.startswith(f"first-{INSTALLATION}-j-") for job in observation.jobs)
+            assert all(job.tag.startswith(f"first-{rig.installation}-j-") for job in observation.jobs)
 
 
 async def test_no_answer_is_no_observation(rig_of: Opened, tmp_path: Path) -> None:
@@ -116,9 +126,10 @@ async def test_an_answer_to_a_submission_is_believed_only_when_it_is_one(rig_of:
         refused = parse(Refused(detail="no route"))
         assert isinstance(refused, Rejected)
         assert refused.reason in HEALING, "what surely did not run may be tried again"
-        failed = parse(Done(code=1, out=b"", err=b"error: something\n"))
+        failed = parse(Done(code=1, out=b"", err=f"{rig.refusal}\n".encode()))
         assert isinstance(failed, Rejected)
-        assert failed.detail.strip() == "error: something"
+        assert failed.detail.strip()
+        assert failed.detail.strip() in rig.refusal, "the scheduler's own words are kept"
         assert isinstance(parse(Done(code=0, out=b"12", err=b"")), Accepted)
 
 

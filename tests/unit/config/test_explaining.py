@@ -38,7 +38,7 @@ def test_a_key_is_explained_with_type_default_example_and_present_value(everythi
         "  default   1",
         "  example   max: 4",
         "  applies   at once, in place",
-        "  now       deployments.llama-70b-here.scaling.max: 4  (first.yaml:91:28)",
+        "  now       deployments.llama-70b-here.scaling.max: 4  (first.yaml:106:28)",
     ]
 
 

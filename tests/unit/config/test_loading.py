@@ -50,7 +50,7 @@ def test_the_promised_example_says_in_one_error_which_schedulers_there_are(
     (finding,) = raised.value.findings
     assert finding.path == "clusters.sophia.scheduler.kind"
     assert "no scheduler of the kind `pbs`" in finding.sentence
-    assert finding.expected == "`local`"
+    assert finding.expected == "`local` or `slurm`"
 
 
 def test_the_promised_example_loads_on_a_local_cluster(engines: Mapping[str, Engine], disk: Disk) -> None:

@@ -18,7 +18,7 @@ import anyio.to_thread
 
 from firstkit.ports.runner import Command, Done, Refused, RemoteFile, Result, RunnerTraits, Unknown
 
-ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ")
+ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "SLURM_CONF")
 """All that a scheduler's command sees of our environment."""
 
 
