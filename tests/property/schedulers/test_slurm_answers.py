@@ -23,7 +23,7 @@ def lines(draw: st.DrawFn) -> bytes:
     name = draw(st.one_of(OURS, FREE_TEXT))
     left = draw(st.sampled_from(["2:57", "1-02:03:04", "UNLIMITED", "INVALID", ""]))
     start = draw(st.sampled_from(["1795574220", "N/A", ""]))
-    return f"{number}|{name}|{state}|0|{left}|{start}|{draw(FREE_TEXT)}\n".encode()
+    return f"{number}|{name}|{state}|0|{left}|{start}||{draw(FREE_TEXT)}\n".encode()
 
 
 @given(st.lists(lines(), max_size=6), st.data())
@@ -50,7 +50,7 @@ def _pairs(out: bytes) -> set[tuple[str, str]]:
 
 @given(st.lists(lines(), max_size=6))
 def test_each_job_of_ours_is_found_whatever_stands_in_other_lines(told: list[bytes]) -> None:
-    ours = b"7777|first-abcdefgh-j-zzzzzzzzzzzz|RUNNING|0|2:57|1795574040|None\n"
+    ours = b"7777|first-abcdefgh-j-zzzzzzzzzzzz|RUNNING|0|2:57|1795574040||None\n"
     observation = read_listing(Done(code=0, out=b"".join(told) + b"\n" + ours + END, err=b""), tags=TAGS)
     assert "7777" in {job.scheduler_id for job in observation.jobs}
 

@@ -3,10 +3,18 @@
 
 import pytest
 
-from firstkit.adapters.schedulers.slurm_answers import ENDS, PHASES, read_accounting, read_listing, read_submission
+from firstkit.adapters.schedulers.slurm_answers import (
+    ENDS,
+    PHASES,
+    read_accounting,
+    read_listing,
+    read_submission,
+    read_windows,
+)
+from firstkit.adapters.schedulers.slurm_nodes import expand
 from firstkit.core.reasons import HEALING, Reason
 from firstkit.ports.runner import Done, Refused, Unknown
-from firstkit.ports.scheduler import Accepted, JobPhase, Observation, Rejected, SeenJob, Unsure
+from firstkit.ports.scheduler import Accepted, JobPhase, Observation, Rejected, SeenJob, Unsure, Window
 
 TAGS = "first-abcdefgh-"
 TAG = "first-abcdefgh-j-000000000001"
@@ -136,9 +144,9 @@ def test_a_command_that_never_ran_may_be_tried_again() -> None:
 
 def test_a_listing_is_read_with_its_times_as_durations() -> None:
     observation = listed(
-        f"1|{TAG}|FAILED|768|1:59|1795573956|NonZeroExitCode",
-        "5|first-abcdefgh-j-000000000004|PENDING|0|3:00|1795574220|Resources",
-        "2|first-abcdefgh-j-000000000002|RUNNING|0|1-02:57:01|1795574040|None",
+        f"1|{TAG}|FAILED|768|1:59|1795573956||NonZeroExitCode",
+        "5|first-abcdefgh-j-000000000004|PENDING|0|3:00|1795574220||Resources",
+        "2|first-abcdefgh-j-000000000002|RUNNING|0|1-02:57:01|1795574040|c[1,3]|None",
     )
     assert observation == Observation(
         complete=True,
@@ -156,6 +164,7 @@ def test_a_listing_is_read_with_its_times_as_durations() -> None:
                 tag="first-abcdefgh-j-000000000002",
                 phase=JobPhase.RUNNING,
                 time_left_s=97021.0,
+                nodes=frozenset({"c1", "c3"}),
             ),
         ),
     )
@@ -163,16 +172,16 @@ def test_a_listing_is_read_with_its_times_as_durations() -> None:
 
 @pytest.mark.parametrize("start", ["N/A", "", "Unknown"])
 def test_no_estimate_is_none(start: str) -> None:
-    assert one(f"5|{TAG}|PENDING|0|3:00|{start}|JobHeldUser").starts_in_s is None
+    assert one(f"5|{TAG}|PENDING|0|3:00|{start}||JobHeldUser").starts_in_s is None
 
 
 def test_an_estimate_that_has_passed_is_now() -> None:
-    assert one(f"5|{TAG}|PENDING|0|3:00|1795570000|Priority").starts_in_s == 0.0
+    assert one(f"5|{TAG}|PENDING|0|3:00|1795570000||Priority").starts_in_s == 0.0
 
 
 @pytest.mark.parametrize("left", ["UNLIMITED", "INVALID", "NOT_SET", "", "-0:05"])
 def test_a_time_left_that_is_none_is_none(left: str) -> None:
-    assert one(f"5|{TAG}|RUNNING|0|{left}|1795570000|None").time_left_s is None
+    assert one(f"5|{TAG}|RUNNING|0|{left}|1795570000||None").time_left_s is None
 
 
 @pytest.mark.parametrize(
@@ -191,12 +200,12 @@ def test_a_time_left_that_is_none_is_none(left: str) -> None:
     ],
 )
 def test_states_become_phases_and_one_that_nobody_knows_is_no_event(state: str, phase: JobPhase) -> None:
-    assert one(f"5|{TAG}|{state}|0|3:00|N/A|None").phase is phase
+    assert one(f"5|{TAG}|{state}|0|3:00|N/A||None").phase is phase
 
 
 @pytest.mark.parametrize(("state", "reason"), ENDS.items())
 def test_ends_have_their_reason(state: str, reason: Reason) -> None:
-    seen = one(f"5|{TAG}|{state}|0|3:00|N/A|None")
+    seen = one(f"5|{TAG}|{state}|0|3:00|N/A||None")
     assert (seen.phase, seen.reason) == (JobPhase.ENDED, reason)
 
 
@@ -214,7 +223,7 @@ def test_ends_have_their_reason(state: str, reason: Reason) -> None:
     ],
 )
 def test_how_a_process_ended_is_read_in_either_form(code: str, reason: str, detail: str) -> None:
-    seen = one(f"5|{TAG}|{'COMPLETED' if code == '0' else 'FAILED'}|{code}|3:00|N/A|{reason}")
+    seen = one(f"5|{TAG}|{'COMPLETED' if code == '0' else 'FAILED'}|{code}|3:00|N/A||{reason}")
     assert (seen.reason, seen.detail) == (None, detail)
 
 
@@ -241,7 +250,7 @@ WAITS = (
     "reason", [*WAITS, "ReqNodeNotAvail, UnavailableNodes:c[1-4]", "ReqNodeNotAvail, Reserved for maintenance"]
 )
 def test_what_a_job_waits_for_is_kept_in_slurms_words(reason: str) -> None:
-    seen = one(f"5|{TAG}|PENDING|0|3:00|N/A|{reason}")
+    seen = one(f"5|{TAG}|PENDING|0|3:00|N/A||{reason}")
     assert (seen.phase, seen.reason) == (JobPhase.WAITING, None)
     assert seen.detail == ("" if reason == "None" else reason)
 
@@ -260,22 +269,22 @@ def test_what_a_job_waits_for_is_kept_in_slurms_words(reason: str) -> None:
     ],
 )
 def test_a_job_that_waits_in_vain_says_so(reason: str) -> None:
-    seen = one(f"5|{TAG}|PENDING|0|3:00|N/A|{reason}")
+    seen = one(f"5|{TAG}|PENDING|0|3:00|N/A||{reason}")
     assert (seen.phase, seen.reason, seen.detail) == (JobPhase.WAITING, Reason.SUBMIT_REJECTED, reason)
 
 
 def test_a_refused_submission_that_slurm_keeps_as_a_failed_job_is_a_refusal() -> None:
-    seen = one(f"7|{TAG}|FAILED|1|10:00|1795574040|BadConstraints")
+    seen = one(f"7|{TAG}|FAILED|1|10:00|1795574040||BadConstraints")
     assert (seen.phase, seen.reason) == (JobPhase.ENDED, Reason.SUBMIT_REJECTED)
 
 
 def test_jobs_of_others_and_of_other_installations_are_left_out() -> None:
     observation = listed(
-        "5|interactive|RUNNING|0|3:00|N/A|None",
-        "6|first-zzzzzzzz-j-000000000001|RUNNING|0|3:00|N/A|None",
-        "7|first-abcdefgh-something|RUNNING|0|3:00|N/A|None",
-        "8_[2-3%2]|array|PENDING|0|3:00|N/A|JobArrayTaskLimit",
-        "23+0|het|RUNNING|0|3:00|N/A|None",
+        "5|interactive|RUNNING|0|3:00|N/A||None",
+        "6|first-zzzzzzzz-j-000000000001|RUNNING|0|3:00|N/A||None",
+        "7|first-abcdefgh-something|RUNNING|0|3:00|N/A||None",
+        "8_[2-3%2]|array|PENDING|0|3:00|N/A||JobArrayTaskLimit",
+        "23+0|het|RUNNING|0|3:00|N/A||None",
     )
     assert (observation.complete, observation.jobs) == (True, ())
 
@@ -283,8 +292,8 @@ def test_jobs_of_others_and_of_other_installations_are_left_out() -> None:
 def test_free_text_with_bars_and_newlines_in_it_spoils_no_other_line() -> None:
     observation = listed(
         "6|a|b",
-        "c|d|PENDING|0|3:00|N/A|JobHeldUser",
-        f"2|{TAG}|RUNNING|0|2:57|1795574040|one|two",
+        "c|d|PENDING|0|3:00|N/A||JobHeldUser",
+        f"2|{TAG}|RUNNING|0|2:57|1795574040||one|two",
         "three",
     )
     (job,) = observation.jobs
@@ -292,7 +301,7 @@ def test_free_text_with_bars_and_newlines_in_it_spoils_no_other_line() -> None:
 
 
 def test_a_line_that_comes_twice_is_one_job() -> None:
-    line = f"2|{TAG}|RUNNING|0|2:57|1795574040|None"
+    line = f"2|{TAG}|RUNNING|0|2:57|1795574040||None"
     assert len(listed(line, line).jobs) == 1
 
 
@@ -312,7 +321,7 @@ def test_a_hung_controller_is_no_observation() -> None:
 
 
 def test_a_listing_that_broke_off_proves_no_absence() -> None:
-    line = f"2|{TAG}|RUNNING|0|2:57|1795574040|None\n"
+    line = f"2|{TAG}|RUNNING|0|2:57|1795574040||None\n"
     whole = line + END
     assert read_listing(done(whole), tags=TAGS).complete
     for cut in range(len(whole)):
@@ -373,3 +382,52 @@ def test_accounting_that_shows_a_job_as_running_or_queued_again_ends_nothing() -
 )
 def test_accounting_that_says_nothing_proves_nothing(result: Done | Unknown | Refused) -> None:
     assert read_accounting(result, tags=TAGS) == ()
+
+
+# ------------------------------------------------------------------------------------------------------- reservations
+
+MAINTENANCE = (
+    "ReservationName=maint1 StartTime=1795574643 EndTime=1795578243 Duration=01:00:00 Nodes=c[1-3] NodeCnt=3 "
+    "CoreCnt=48 Features=(null) PartitionName=(null) Flags=MAINT,IGNORE_JOBS,SPEC_NODES,ALL_NODES TRES=cpu=48 "
+    "Users=root Groups=(null) Accounts=(null) Licenses=(null) State=INACTIVE BurstBuffer=(null) Watts=n/a\n"
+)
+OURS = (
+    "ReservationName=ours StartTime=1795574043 EndTime=1795577643 Duration=01:00:00 Nodes=c[1,3] NodeCnt=2 CoreCnt=32 "
+    "Features=(null) PartitionName=(null) Flags=SPEC_NODES TRES=cpu=32 Users=root Accounts=(null) State=ACTIVE\n"
+)
+LICENCE = (
+    "ReservationName=lic StartTime=1795574043 EndTime=1795577643 Duration=01:00:00 Nodes=(null) NodeCnt=0 CoreCnt=0 "
+    "Flags=ANY_NODES Users=root Licenses=matlab:4 State=ACTIVE\n"
+)
+
+
+def test_reservations_are_read_relative_to_their_listing() -> None:
+    assert read_windows(done(MAINTENANCE + OURS + LICENCE + END)) == (
+        Window(name="maint1", starts_in_s=600.0, ends_in_s=4200.0, nodes=None, jobs=False),
+        Window(name="ours", starts_in_s=0.0, ends_in_s=3600.0, nodes=frozenset({"c1", "c3"}), jobs=True),
+    )
+
+
+def test_no_reservations_are_told_from_no_answer() -> None:
+    assert read_windows(done("No reservations in the system\n" + END)) == ()
+    said = "slurm_load_reservations error: Unable to contact slurm controller (connect failure)\n"
+    assert read_windows(done(err=said, code=1)) is None
+    assert read_windows(Unknown(detail="sh did not end within 60 s")) is None
+    assert read_windows(done(MAINTENANCE)) is None, "it broke off"
+    assert read_windows(done(MAINTENANCE.replace("1795574643", "2026-11-24T22:00:07") + END)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", ""),
+        ("c1", "c1"),
+        ("c[1-3]", "c1 c2 c3"),
+        ("c[01-03,7],gpu5", "c01 c02 c03 c7 gpu5"),
+        ("r[1-2]n[1-2]-ib", "r1n1-ib r1n2-ib r2n1-ib r2n2-ib"),
+        ("c[1-", ""),
+        ("c[1-999999999]", ""),
+    ],
+)
+def test_lists_of_nodes_are_written_out(text: str, names: str) -> None:
+    assert expand(text) == frozenset(names.split())

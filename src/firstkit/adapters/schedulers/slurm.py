@@ -15,7 +15,7 @@ from firstkit.adapters.schedulers.script import start_script
 from firstkit.core.ask import Ask, GpuRequest, ask_of
 from firstkit.core.catalog import Cluster
 from firstkit.ports.runner import Command, Result
-from firstkit.ports.scheduler import Accepted, Observation, Rejected, SeenJob, Submission, Unsure
+from firstkit.ports.scheduler import Accepted, Observation, Rejected, SeenJob, Submission, Unsure, Window
 
 OUTPUT = "slurm.out"
 """In the job's folder: what Slurm itself says about the job; start.sh and the launcher write to job.out."""
@@ -29,6 +29,7 @@ _LISTING = (
     f"--Format={shlex.quote(','.join(slurm_answers.FIELDS))} && date '+{slurm_answers.END} %s'"
 )
 """One listing of every job of ours, ended ones included; its last line tells that it is whole, and what time it was."""
+_RESERVATIONS = f"SLURM_TIME_FORMAT=%s scontrol show reservation --oneliner && date '+{slurm_answers.END} %s'"
 _ACCOUNTING = (
     "sacct --allocations --noheader --parsable2 --starttime=now-30days --name={names} --format={fields} "
     "|| sacct --completion --noheader --parsable2 --starttime=now-30days --format={fields}"
@@ -97,6 +98,14 @@ class SlurmScheduler:
     def parse_recalled(self, results: Sequence[Result]) -> tuple[SeenJob, ...]:
         """Read ends, and nothing else: accounting lags behind."""
         return slurm_answers.read_accounting(results[0], tags=self._tags) if results else ()
+
+    def windows(self) -> list[Command]:
+        """List the reservations."""
+        return [self._command("sh", "-c", _RESERVATIONS)]
+
+    def parse_windows(self, results: Sequence[Result]) -> tuple[Window, ...] | None:
+        """Read them."""
+        return slurm_answers.read_windows(results[0]) if results else None
 
     def cancel(self, scheduler_ids: Sequence[str]) -> list[Command]:
         """Cancel in one command: CONT and TERM to every process, KILL after the site's KillWait."""

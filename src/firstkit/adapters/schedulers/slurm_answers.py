@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Slurm prints, read: refusals, listings, accounting. What is not understood is no event (law 1).
+"""What Slurm prints, read: refusals, listings, accounting, reservations. What is not understood is no event (law 1).
 
 The words were seen on 22.05; those only documented, or of other versions, are understood besides.
 """
@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from firstkit.adapters.schedulers.slurm_nodes import expand
 from firstkit.core import ids
 from firstkit.core.reasons import Reason
 from firstkit.ports.runner import Done, Refused, Result
-from firstkit.ports.scheduler import Accepted, JobPhase, Observation, Rejected, SeenJob, Unsure
+from firstkit.ports.scheduler import Accepted, JobPhase, Observation, Rejected, SeenJob, Unsure, Window
 
-FIELDS = ("JobID:0|", "Name:0|", "State:0|", "exit_code:0|", "TimeLeft:0|", "StartTime:0|", "Reason:0")
+FIELDS = ("JobID:0|", "Name:0|", "State:0|", "exit_code:0|", "TimeLeft:0|", "StartTime:0|", "NodeList:0|", "Reason:0")
 """Fields of squeue's --Format, each with a bar behind it and nothing cut off. What may hold anything comes last."""
 END = "end-of-listing"
 ACCOUNTED = ("JobID", "JobName", "State", "ExitCode")
@@ -56,6 +57,7 @@ ENDS: Mapping[str, Reason] = {
     "OUT_OF_MEMORY": Reason.OUT_OF_MEMORY,
 }
 _REMARKABLE = frozenset({"CONFIGURING", "SUSPENDED", "STOPPED", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"})
+_HOLDS_NODES = frozenset({JobPhase.RUNNING, JobPhase.ENDING})
 _NEVER_STARTS = re.compile(
     r"PartitionTimeLimit|BadConstraints|InvalidAccount|InvalidQOS|DependencyNeverSatisfied|launch failed"
     r"|(QOS|Assoc)Max\w*PerJob\w*|QOSMin\w+"
@@ -134,10 +136,10 @@ def _listed(lines: list[str], *, tags: str, cluster_s: float | None) -> Iterator
     """Yield our jobs; a line that is cut, or part of somebody's free text, is none."""
     for line in lines[:-1]:
         number, bar, rest = line.partition("|")
-        fields = rest.split("|", 5)
-        if not bar or len(fields) < 6 or not number.isdigit() or not _ours(fields[0], tags):
+        fields = rest.split("|", len(FIELDS) - 2)
+        if not bar or len(fields) < len(FIELDS) - 1 or not number.isdigit() or not _ours(fields[0], tags):
             continue
-        tag, state, code, left, start, reason = (field.strip() for field in fields)
+        tag, state, code, left, start, nodes, reason = (field.strip() for field in fields)
         phase = PHASES.get(state, JobPhase.UNKNOWN)
         waits = phase is JobPhase.WAITING
         yield SeenJob(
@@ -148,6 +150,7 @@ def _listed(lines: list[str], *, tags: str, cluster_s: float | None) -> Iterator
             detail=_detail(phase, state, code, reason),
             time_left_s=_duration_s(left) if phase is JobPhase.RUNNING else None,
             starts_in_s=max(0.0, float(start) - cluster_s) if waits and start.isdigit() and cluster_s else None,
+            nodes=expand(nodes) if phase in _HOLDS_NODES else frozenset(),
         )
 
 
@@ -218,3 +221,38 @@ def read_accounting(result: Result, *, tags: str) -> tuple[SeenJob, ...]:
                 detail=_exit(code) if state in {"COMPLETED", "FAILED"} else "",
             )
     return tuple(ended.values())
+
+
+def read_windows(result: Result) -> tuple[Window, ...] | None:
+    """Read scontrol's reservations, one a line; those of licences alone keep no node from anybody.
+
+    A maintenance takes no jobs, whoever names it. A line that is not understood makes the listing unknown.
+    """
+    if not isinstance(result, Done) or result.code != 0:
+        return None
+    lines = result.out.decode("utf-8", "replace").split("\n")
+    cluster_s = _closing(lines)
+    if cluster_s is None:
+        return None
+    windows: list[Window] = []
+    for line in lines[:-2]:
+        if not line.startswith("ReservationName="):
+            continue
+        facts = {key: value for key, _, value in (word.partition("=") for word in line.split())}
+        start, end = facts.get("StartTime", ""), facts.get("EndTime", "")
+        nodes = facts.get("Nodes", "(null)")
+        if not start.isdigit() or not end.isdigit():
+            return None
+        if nodes == "(null)":
+            continue
+        flags = facts.get("Flags", "").split(",")
+        windows.append(
+            Window(
+                name=facts["ReservationName"],
+                starts_in_s=float(start) - cluster_s,
+                ends_in_s=float(end) - cluster_s,
+                nodes=None if "ALL_NODES" in flags else expand(nodes) or None,
+                jobs="MAINT" not in flags,
+            )
+        )
+    return tuple(windows)
