@@ -15,6 +15,8 @@ NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 TAG = re.compile(r"first-(?P<installation>[0-9a-z]{8})-(?P<job>j-[0-9a-z]{12})")
 """The name of our jobs at a scheduler; opaque, since every user of a cluster can read it."""
 
+_PARKS = re.compile(r"(i-[0-9a-z-]{1,60})\.park\.firstkit")
+
 
 def encode(random: bytes, length: int) -> str:
     """Turn random bytes (at least length × 5 bits) into `length` characters."""
@@ -48,3 +50,14 @@ def read_tag(text: str) -> tuple[str, JobId] | None:
     """Take a job's name apart into installation and job id; None when it is not one of ours."""
     match = TAG.fullmatch(text)
     return (match["installation"], match["job"]) if match else None
+
+
+def park_name(instance: InstanceId) -> str:
+    """Name an instance in the certificate with which its door parks connections."""
+    return f"{instance}.park.firstkit"
+
+
+def read_park_name(text: str) -> InstanceId | None:
+    """Read whose door a certificate's name names; None when it names none."""
+    match = _PARKS.fullmatch(text)
+    return match[1] if match else None

@@ -10,11 +10,12 @@ from firstkit.core.reasons import Reason
 
 
 class AddressKind(StrEnum):
-    """How an instance is dialled; parked connections come with the `reverse` link."""
+    """How an instance is reached: dialled, or over connections that its door has parked at the gateway."""
 
     UNIX = "unix"
     TCP = "tcp"
     TLS = "tls"
+    PARKED = "parked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,9 @@ BODY_START_BYTES = 4 * 1024
 JOINED_BYTES = 64 * 1024
 """Up to this size a request's head and body go out in one piece."""
 
+STALE_MOST = 5
+"""So many connections in a row may prove stale; then it is the instance that does not take them."""
+
 
 class Attempt:
     """Uses one upstream connection (a stale pooled one is replaced unseen) and tells the exchange how it went.
@@ -41,6 +44,7 @@ class Attempt:
         "_pool",
         "_read",
         "_segments",
+        "_stale",
         "_start",
         "_waits",
         "decision",
@@ -76,6 +80,7 @@ class Attempt:
         self._dial: Dial | None = None
         self._segments: Iterator[bytes | tuple[int, int]] | None = None
         self._waits = False
+        self._stale = 0
         self._failed_reply: Reply | None = None
         self._start = b""
 
@@ -250,9 +255,11 @@ class Attempt:
         if self.over:
             return
         begun = upstream is not None and upstream.heard
-        if not begun and upstream is not None and not upstream.fresh and not self.exchange.gone:
+        stale = upstream is not None and not upstream.fresh and self._stale < STALE_MOST
+        if stale and not begun and not self.exchange.gone:
+            self._stale += 1
             self._segments = None
-            self._dial = self._pool.dial(self)  # a stale one: as if it had never been taken
+            self._dial = self._pool.dial(self)  # as if it had never been taken
             return
         if not begun and self.first_byte_at is None:
             self._unreached(Failure.REFUSED, why)

@@ -74,6 +74,7 @@ class Connection(asyncio.Protocol):
         "head",
         "keep",
         "minor",
+        "only",
         "plane",
         "raw",
         "reader",
@@ -83,9 +84,11 @@ class Connection(asyncio.Protocol):
         "wants_body",
     )
 
-    def __init__(self, plane: Plane, *, admin: bool) -> None:
+    def __init__(self, plane: Plane, *, admin: bool = False, only: str = "") -> None:
         self.plane = plane
         self.admin = admin
+        self.only = only
+        """What the paths that it may ask for begin with."""
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.exchange: Exchange | None = None
         self.head: Head | None = None

@@ -9,6 +9,7 @@ import socket
 import struct
 from typing import cast
 
+UNANSWERED = 2
 _TCP_INFO_BYTES = 148
 
 
@@ -35,6 +36,18 @@ def stalled(transport: asyncio.BaseTransport) -> bool:
     if len(info) < _TCP_INFO_BYTES:
         return False
     return struct.unpack_from("=I", info, 24)[0] == 0 and struct.unpack_from("=I", info, 144)[0] > 0
+
+
+def unacknowledged(transport: asyncio.BaseTransport) -> bool:
+    """Tell whether the other side has let two probes, or two repetitions of what it was sent, go unanswered in a row.
+
+    Read from struct tcp_info: tcpi_retransmits at byte 2, tcpi_probes at byte 3; both begin anew with an answer.
+    """
+    sock = _socket(transport)
+    if sock is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return False
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    return max(info[2:4]) >= UNANSWERED
 
 
 def wait_for_acknowledgements(transport: asyncio.BaseTransport, seconds: float) -> None:

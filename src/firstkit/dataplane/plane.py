@@ -20,19 +20,21 @@ from firstkit.core.settings import GatewaySettings
 from firstkit.core.topology import Address, Snapshot
 from firstkit.dataplane import cors
 from firstkit.dataplane.answers import Local, LocalAnswer
-from firstkit.dataplane.api import API_DROPPED, ApiExchange
+from firstkit.dataplane.api import API_DROPPED, CONTROL, ApiExchange
 from firstkit.dataplane.attempt import Attempt
 from firstkit.dataplane.body import BodyAccount
 from firstkit.dataplane.books import AttemptLine, Books
 from firstkit.dataplane.connection import Connection, Exchange
+from firstkit.dataplane.doors import HANDSHAKE_S, Arrival
 from firstkit.dataplane.exchange import InferenceExchange
 from firstkit.dataplane.head import Head
 from firstkit.dataplane.local import LocalExchange
 from firstkit.dataplane.peek import Peeker
-from firstkit.dataplane.pools import Dialler, Pool, Pools, watch_over
+from firstkit.dataplane.pools import Dialler, Pool, watch_over
 from firstkit.dataplane.routes import Kind
 from firstkit.dataplane.timers import Wheel
 from firstkit.dataplane.watch import Watches
+from firstkit.dataplane.ways import Pools
 from firstkit.ports.engine import EngineTraits
 from firstkit.ports.identity import Identity
 from firstkit.ports.telemetry import Telemetry
@@ -107,7 +109,7 @@ class Plane:
         )
         self._dialler = Dialler(loop=self.loop, wheel=wheel, settings=settings, client_tls=client_tls)
         self.outbox = self._dialler.outbox
-        self.pools = Pools(self._dialler)
+        self.pools = Pools(self._dialler, on_alive=dispatcher.alive, on_dead=dispatcher.dead)
         self.api_pool = Pool(self._dialler, api, dropped=API_DROPPED) if api is not None else None
         self._watches = Watches(self._dialler, on_alive=dispatcher.alive, on_dead=dispatcher.dead)
         self.books = Books(
@@ -134,17 +136,21 @@ class Plane:
             server = await self.loop.create_server(factory, sock=own, backlog=BACKLOG, ssl=context)
         self._servers.append(server)
 
+    async def listen_for_doors(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        """Let doors park, and jobs report, on a bound socket; `context` asks for their certificates."""
+        own = socket.socket(fileno=os.dup(sock.fileno()))
+        own.setblocking(False)
+        watch_over(own, self.settings.user_timeout_s)
+        own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        server = await self.loop.create_server(
+            self._arrival, sock=own, backlog=BACKLOG, ssl=context, ssl_handshake_timeout=HANDSHAKE_S
+        )
+        self._servers.append(server)
+
     def set_snapshot(self, snapshot: Snapshot) -> None:
         """Take in which instances there are, after the dispatcher has."""
         self._watches.set_routes(snapshot.routes)
-        self.pools.keep_only(frozenset(route.instance for route in snapshot.routes))
-
-    async def park(self, instance: str, sock: socket.socket) -> None:
-        """Take in a connection that an instance's door has opened towards us; the socket is ours from now on."""
-        pool = self.pools.parked(instance)
-        upstream = pool.new()
-        await self.loop.connect_accepted_socket(lambda: upstream, sock)
-        pool.park(upstream)
+        self.pools.set_routes(snapshot.routes)
 
     def use_client_tls(self, context: ssl.SSLContext) -> None:
         """Dial doors with this context's certificate from now on."""
@@ -164,6 +170,7 @@ class Plane:
         self.draining = True
         for server in self._servers:
             server.close()
+        self.pools.leave()
         for connection in list(self.connections):
             connection.close_if_idle()
         end = self.loop.time() + deadline_s
@@ -214,6 +221,8 @@ class Plane:
     def exchange_for(self, conn: Connection, head: Head) -> Exchange:
         """Decide who answers a request."""
         target = head.target
+        if conn.only and (target.kind is not Kind.API or not target.path.startswith(conn.only)):
+            return LocalExchange(conn, head, NotFound("There is nothing at this path."))
         if head.method == "OPTIONS" and cors.is_preflight(head):
             told = LocalAnswer(status=204, body=b"")
             return LocalExchange(conn, head, told, extra=cors.preflight(head, self.settings.cors_origins))
@@ -289,10 +298,21 @@ class Plane:
     # --------------------------------------------------------------------------------------------------- inside
 
     def _public_connection(self) -> Connection:
-        return Connection(self, admin=False)
+        return Connection(self)
 
     def _admin_connection(self) -> Connection:
         return Connection(self, admin=True)
+
+    def _arrival(self) -> Arrival:
+        return Arrival(
+            pools=self.pools,
+            settings=self.settings,
+            report=lambda: Connection(self, only=CONTROL),
+            refuse=self._turned_away,
+        )
+
+    def _turned_away(self, why: str) -> None:
+        log.warning("turned away at the port for doors: %s", why)
 
     def _make_peeker(self) -> Peeker:
         reserved = {name for engine in self.engines.values() for name in engine.traits.reserved}
@@ -303,6 +323,7 @@ class Plane:
         telemetry.gauge("first_requests_waiting", lambda: self.dispatcher.waiting)
         telemetry.gauge("first_client_connections", lambda: len(self.connections))
         telemetry.gauge("first_upstream_connections", lambda: len(self.pools.open()))
+        telemetry.gauge("first_parked_connections", self.pools.unused)
         telemetry.gauge("first_body_memory_bytes", lambda: self.bodies.memory)
         telemetry.gauge("first_body_disk_bytes", lambda: self.bodies.disk)
         telemetry.gauge("first_unread_requests", lambda: sum(attempt.exchange.gone for attempt in self.leases.values()))

@@ -9,7 +9,6 @@ import json
 import socket
 import ssl
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
@@ -47,7 +46,7 @@ class Dialled(Protocol):
 
 
 class Dial:
-    """A connection that is being made, or a parked one that is waited for."""
+    """A connection that somebody waits for: one that is being made, or one that is to be parked or given back."""
 
     __slots__ = ("asker", "task")
 
@@ -100,6 +99,8 @@ class Dialler:
             if address.kind is AddressKind.UNIX:
                 await self._connect_unix(address.path, factory)
                 return
+            if address.kind is AddressKind.PARKED:
+                raise ConnectionError("a parked connection is not dialled")
             context = self._context(address) if address.kind is AddressKind.TLS else None
             transport, _ = await self.loop.create_connection(
                 factory,
@@ -146,10 +147,7 @@ def watch_over(sock: socket.socket | None, user_timeout_s: float) -> None:
 
 
 class Pool:
-    """The connections to one address.
-
-    `parked`: they come from a door, and none can be dialled. `dropped` are headers of its answers that do not go on.
-    """
+    """The connections to one address. `dropped` are headers of its answers that do not go on."""
 
     __slots__ = (
         "_dialler",
@@ -161,20 +159,16 @@ class Pool:
         "_place",
         "_place_route",
         "_reader",
-        "_waiting",
         "address",
         "closed",
-        "parked",
     )
 
-    def __init__(self, dialler: Dialler, address: Address, *, dropped: frozenset[bytes], parked: bool = False) -> None:
+    def __init__(self, dialler: Dialler, address: Address, *, dropped: frozenset[bytes]) -> None:
         self._dialler = dialler
         self._reader = ReplyReader(dropped)
         self._idle: list[Upstream] = []
         self._open: set[Upstream] = set()
-        self._waiting: deque[Dial] = deque()
         self.address = address
-        self.parked = parked
         self.closed = False
         self._heads: dict[tuple[str, str | None], bytes] = {}
         self._names: dict[str, bytes] = {}
@@ -231,26 +225,14 @@ class Pool:
         if self.closed or upstream.closed or not upstream.keep_alive:
             upstream.abort()
             return
-        if self._waiting and (asker := self._next()):
-            asker.connected(upstream)
-            return
         self._idle.append(upstream)
         upstream.due = time.monotonic() + IDLE_S
 
     def dial(self, asker: Dialled) -> Dial:
-        """Make a new connection for somebody, or wait for a parked one."""
+        """Make a new connection for somebody."""
         dial = Dial(asker)
-        if self.parked:
-            self._waiting.append(dial)
-            dial.task = self._dialler.start(self._wait_parked(dial))
-        else:
-            dial.task = self._dialler.start(self._dial(dial))
+        dial.task = self._dialler.start(self._dial(dial))
         return dial
-
-    def park(self, upstream: Upstream) -> None:
-        """Take in a connection that a door has opened towards us."""
-        self._adopt(upstream)
-        self.give(upstream)
 
     def new(self) -> Upstream:
         """Make the protocol of a connection that is yet to be opened."""
@@ -273,7 +255,8 @@ class Pool:
             if user is not None:
                 user.lost("the instance was withdrawn")
 
-    def _adopt(self, upstream: Upstream) -> None:
+    def adopt(self, upstream: Upstream) -> None:
+        """Count a connection that is open as one of this pool's."""
         self._open.add(upstream)
         upstream.on_gone = self._gone
 
@@ -281,16 +264,6 @@ class Pool:
         self._open.discard(upstream)
         if upstream in self._idle:
             self._idle.remove(upstream)
-
-    def _next(self) -> Dialled | None:
-        while self._waiting:
-            dial = self._waiting.popleft()
-            asker, dial.asker = dial.asker, None
-            if asker is not None:
-                if dial.task is not None:
-                    dial.task.cancel()
-                return asker
-        return None
 
     async def _dial(self, dial: Dial) -> None:
         upstream = self.new()
@@ -304,7 +277,7 @@ class Pool:
             upstream.abort()
             raise
         else:
-            self._adopt(upstream)
+            self.adopt(upstream)
             asker, dial.asker = dial.asker, None
             if asker is None or self.closed:
                 upstream.abort()
@@ -313,10 +286,6 @@ class Pool:
             else:
                 asker.connected(upstream)
 
-    async def _wait_parked(self, dial: Dial) -> None:
-        await asyncio.sleep(self._dialler.settings.connect_timeout_s)
-        self._failed(dial, Failure.TIMEOUT, "no connection from the door is free")
-
     def _failed(self, dial: Dial, how: Failure, why: str) -> None:
         asker, dial.asker = dial.asker, None
         if asker is not None:
@@ -324,52 +293,7 @@ class Pool:
 
 
 def _host(address: Address) -> str:
-    if address.kind is AddressKind.UNIX:
+    if address.kind in {AddressKind.UNIX, AddressKind.PARKED}:
         return "localhost"
     host = f"[{address.host}]" if ":" in address.host else address.host
     return f"{host}:{address.port}"
-
-
-class Pools:
-    """The pools of all instances, by instance id."""
-
-    def __init__(self, dialler: Dialler) -> None:
-        self._dialler = dialler
-        self._pools: dict[str, Pool] = {}
-
-    def of(self, route: Route) -> Pool:
-        """Find the pool of a route's instance; another address makes a new one, unless its connections are parked."""
-        pool = self._pools.get(route.instance)
-        if pool is None or (pool.address is not route.address and not pool.parked):
-            if pool is not None and pool.address == route.address:
-                pool.address = route.address
-                return pool
-            if pool is not None:
-                pool.close()
-            pool = self._pools[route.instance] = Pool(self._dialler, route.address, dropped=ENGINE_DROPPED)
-        return pool
-
-    def parked(self, instance: str) -> Pool:
-        """Find or make the pool of an instance whose door opens the connections."""
-        pool = self._pools.get(instance)
-        if pool is None or not pool.parked:
-            if pool is not None:
-                pool.close()
-            address = Address(kind=AddressKind.UNIX)
-            pool = self._pools[instance] = Pool(self._dialler, address, dropped=ENGINE_DROPPED, parked=True)
-        return pool
-
-    def keep_only(self, instances: frozenset[str]) -> None:
-        """Close the pools of instances that are gone."""
-        for name in [name for name in self._pools if name not in instances]:
-            self._pools.pop(name).close()
-
-    def close(self) -> None:
-        """Cut every connection."""
-        for pool in self._pools.values():
-            pool.cut()
-        self._pools.clear()
-
-    def open(self) -> list[Upstream]:
-        """List open connections."""
-        return [upstream for pool in self._pools.values() for upstream in pool.open]

@@ -64,7 +64,8 @@ class Upstream(asyncio.Protocol):
     """A connection that was dialled or has been parked. While `user` is None it is idle.
 
     `fresh` holds until the first answer has come: a connection that is not may have been closed by the other side in
-    the very moment it was taken, which says nothing about the request.
+    the very moment it was taken, which says nothing about the request. A parked one never is: who knows since when it
+    has been there.
     """
 
     __slots__ = (
@@ -318,6 +319,10 @@ class Upstream(asyncio.Protocol):
             self._wheel.set(self, heard_at + self.idle_s)
         else:
             self.user.silent()
+
+    def give_up(self, why: str) -> None:
+        """Close at once, and tell whoever uses it that it broke."""
+        self._broken(why)
 
     def abort(self) -> None:
         """Close at once; nobody hears of it any more."""

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable
 from typing import cast
 
-from firstkit.core.topology import Route
+from firstkit.core.topology import AddressKind, Route
 from firstkit.dataplane.pools import Dialler
 from firstkit.dataplane.timers import Call
 
@@ -137,8 +137,8 @@ class Watches:
         self._watches: dict[str, Watch] = {}
 
     def set_routes(self, routes: tuple[Route, ...]) -> None:
-        """Watch these instances and no others."""
-        wanted = {route.instance: route for route in routes}
+        """Watch these instances and no others; parked connections speak for themselves."""
+        wanted = {route.instance: route for route in routes if route.address.kind is not AddressKind.PARKED}
         for name in list(self._watches):
             route = wanted.get(name)
             if route is None or route.address != self._watches[name].route.address:

@@ -7,11 +7,11 @@ import asyncio
 import contextlib
 import os
 import random
-from typing import Callable, NamedTuple, Optional, Protocol
+from typing import Callable, NamedTuple, Optional, Protocol, Sequence
 
 from .deadlines import happens, within
 from .documents import ControlSpec
-from .exchange import Answer, ExchangeFailed, exchange, parse_url
+from .exchange import Answer, ExchangeFailed, Identity, exchange, parse_url
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 15.0
@@ -59,6 +59,11 @@ class Control:
         self._run_dir = run_dir
         self._conversation = conversation
         self._note = note
+        self._urls = list(spec.urls)
+        self._identity: Optional[Identity] = None
+        if spec.peer is not None:
+            files = (os.path.join(run_dir, name or "") for name in (spec.ca_file, spec.cert_file, spec.key_file))
+            self._identity = Identity(*files, peer=spec.peer)
         self._changed = asyncio.Event()
         self._ending = False
         self._at = 0
@@ -67,6 +72,11 @@ class Control:
     def change(self) -> None:
         """Tell that the status is not what was sent last."""
         self._changed.set()
+
+    def use(self, gateways: Sequence[str]) -> None:
+        """Report to these gateways (host:port) from the next round on, if it is gateways that are reported to."""
+        if self._identity is not None:
+            self._urls = [f"https://{gateway}" for gateway in gateways]
 
     def hurry(self) -> None:
         """From now on ask for answers at once: they tell that the end of the job has been heard of."""
@@ -93,9 +103,9 @@ class Control:
                     await self._pause(LEAST_ROUND_S - (loop.time() - began))
                 continue
             failures += 1
-            self._at = (self._at + 1) % len(self._spec.urls)
-            if self._at == 0 or failures >= len(self._spec.urls):
-                rounds = min(failures // len(self._spec.urls), 10)
+            self._at = (self._at + 1) % len(self._urls)
+            if self._at == 0 or failures >= len(self._urls):
+                rounds = min(failures // len(self._urls), 10)
                 bound = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** max(rounds - 1, 0))
                 await asyncio.sleep(LEAST_ROUND_S * random.random())  # noqa: S311  jitter
                 await self._pause(bound * (0.5 + random.random() / 2))  # noqa: S311  jitter
@@ -107,10 +117,10 @@ class Control:
             await within(deadline_s, self._say_to_any())
 
     async def _say_to_any(self) -> None:
-        for _ in self._spec.urls:
+        for _ in self._urls:
             if (await self._put()).answered:
                 return
-            self._at = (self._at + 1) % len(self._spec.urls)
+            self._at = (self._at + 1) % len(self._urls)
 
     async def _round(self) -> Optional[Outcome]:
         """Make one exchange, given up at once when the status changes; None if so."""
@@ -129,13 +139,13 @@ class Control:
             await happens(self._changed, seconds)
 
     async def _put(self) -> Outcome:
-        url = self._spec.urls[self._at]
+        url = self._urls[self._at % len(self._urls)]
         hold_s = 0.0 if self._ending or self._trouble is not None else self._spec.hold_s
         ca_file = self._spec.ca_file and os.path.join(self._run_dir, self._spec.ca_file)
         try:
             address, prefix = parse_url(url, ca_file)
             answer = await exchange(
-                address,
+                address._replace(identity=self._identity),
                 "PUT",
                 prefix + self._target,
                 headers={

@@ -19,6 +19,8 @@ async def within(seconds: float, work: Coroutine[object, object, _T]) -> _T:
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
+        elif not task.cancelled():
+            task.exception()  # it has been seen, should we be cancelled in this very moment
     if not in_time:
         raise asyncio.TimeoutError
     return task.result()

@@ -7,7 +7,7 @@ import json
 import os
 from typing import Dict, NamedTuple, Optional, Tuple
 
-from .documents import Fields, JobRefused, check_schema
+from .documents import ADDRESS, Fields, JobRefused, check_schema
 
 DESIRED = "desired.json"
 MAX_BYTES = 1024 * 1024
@@ -24,11 +24,15 @@ class Want(NamedTuple):
 
 
 class Desired(NamedTuple):
-    """What is asked of the job. An instance that is not named goes on as before."""
+    """What is asked of the job. An instance that is not named goes on as before.
+
+    `gateways` (host:port) are where to report and to park from now on; none: where it was said before.
+    """
 
     version: int
     instances: Dict[str, Want]
     stop_job: bool
+    gateways: Tuple[str, ...] = ()
 
 
 def parse_desired(data: bytes, job: str) -> Desired:
@@ -49,6 +53,7 @@ def parse_desired(data: bytes, job: str) -> Desired:
             for name, each in wants.items()
         },
         stop_job=fields.raw("stop_job") is True,
+        gateways=tuple(text for text in fields.texts("gateways") if ADDRESS.match(text)),
     )
 
 

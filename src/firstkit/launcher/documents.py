@@ -11,6 +11,7 @@ SCHEMA = 1
 MAX_JOB_BYTES = 4 * 1024 * 1024
 PLACEHOLDER = re.compile(r"\{(socket|port|dir|cache|tmp|key_file|python)\}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+ADDRESS = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}\Z")
 _REASON = re.compile(r"[A-Z][A-Z_]*\Z")
 RUNTIMES = ("apptainer", "podman", "podman-hpc", "enroot", "pyxis", "charliecloud")
 _STOP_SIGNALS = ("TERM", "INT", "QUIT", "USR1", "USR2", "HUP", "KILL")
@@ -100,7 +101,11 @@ class InstanceSpec(NamedTuple):
 
 
 class DoorSpec(NamedTuple):
-    """How bytes come in. `local`: nothing in between; `direct`: TLS with client certificates on one of `ports`."""
+    """How bytes come in.
+
+    `local`: nothing in between; `direct`: TLS with client certificates on one of `ports`; `reverse`: connections parked
+    at each of `gateways` (host:port), `cert` and `key` in the instance's folder.
+    """
 
     kind: str
     host: str = ""
@@ -109,16 +114,23 @@ class DoorSpec(NamedTuple):
     key: str = ""
     ca: str = ""
     peer: str = ""
+    gateways: Tuple[str, ...] = ()
 
 
 class ControlSpec(NamedTuple):
-    """Where status is sent and desired comes from."""
+    """Where status is sent and desired comes from.
+
+    With `peer`, at gateways' ports for doors: each shows a certificate of that name, and we one of our own.
+    """
 
     urls: Tuple[str, ...]
     token_file: str
     hold_s: float
     ca_file: Optional[str]
     beat_s: float
+    cert_file: Optional[str] = None
+    key_file: Optional[str] = None
+    peer: Optional[str] = None
 
 
 class JobSpec(NamedTuple):
@@ -265,13 +277,22 @@ def _control(fields: Fields) -> ControlSpec:
         hold_s=fields.number("hold_s", 25.0),
         ca_file=fields.maybe_text("ca_file"),
         beat_s=fields.number("beat_s", 10.0, least=0.05),
+        cert_file=fields.maybe_text("cert_file"),
+        key_file=fields.maybe_text("key_file"),
+        peer=fields.maybe_text("peer"),
     )
 
 
 def _door(fields: Fields) -> DoorSpec:
-    kind = fields.choice("kind", ("local", "direct"))
+    kind = fields.choice("kind", ("local", "direct", "reverse"))
     if kind == "local":
         return DoorSpec(kind)
+    if kind == "reverse":
+        gateways = fields.texts("gateways")
+        if not gateways or not all(ADDRESS.match(address) for address in gateways):
+            raise JobRefused(f"{fields.at('gateways')} must hold one or more addresses such as host:port.")
+        cert, key, ca, peer = (fields.text(name) for name in ("cert", "key", "ca", "peer"))
+        return DoorSpec(kind, cert=cert, key=key, ca=ca, peer=peer, gateways=gateways)
     ports = fields.items("ports")
     sound = len(ports) == 2 and all(isinstance(port, int) and not isinstance(port, bool) for port in ports)
     if not sound or not 0 < ports[0] <= ports[1] < 65536:

@@ -18,14 +18,24 @@ class ExchangeFailed(Exception):
     """There was no answer, or none that is HTTP; the message says which."""
 
 
+class Identity(NamedTuple):
+    """How both ends of TLS prove who they are, where they are parts of one installation; all files are PEM."""
+
+    ca_file: str
+    cert_file: str
+    key_file: str
+    peer: str
+
+
 class Address(NamedTuple):
-    """Where to connect: a Unix path, or host and port, with TLS if a CA file or the system's authorities are named."""
+    """Where to connect: a Unix path, or host and port, with TLS by a CA file or the system's authorities if asked."""
 
     path: Optional[str] = None
     host: str = ""
     port: int = 0
     tls: bool = False
     ca_file: Optional[str] = None
+    identity: Optional[Identity] = None
 
 
 class Answer(NamedTuple):
@@ -89,12 +99,22 @@ async def _connect(address: Address, connected: List[asyncio.StreamWriter]) -> a
         connected.append(writer)
         return reader
     context: Any = None
+    identity = address.identity
     if address.tls:
         import ssl  # noqa: PLC0415  only few launchers need it
 
-        context = ssl.create_default_context(cafile=address.ca_file)
+        context = ssl.create_default_context(cafile=address.ca_file if identity is None else identity.ca_file)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context, limit=MAX_HEAD_BYTES)
+        context.set_alpn_protocols(["http/1.1"])
+        if identity is not None:
+            context.load_cert_chain(identity.cert_file, identity.key_file)
+    reader, writer = await asyncio.open_connection(
+        address.host,
+        address.port,
+        ssl=context,
+        server_hostname=None if identity is None else identity.peer,
+        limit=MAX_HEAD_BYTES,
+    )
     connected.append(writer)
     return reader
 

@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import time
-from typing import Any, Callable, Dict, NamedTuple, Optional, Protocol, cast
+from typing import Any, Callable, Dict, NamedTuple, Optional, Protocol, Sequence, cast
 
 from . import probe
 from .containers import CAUSES
@@ -49,7 +49,7 @@ class Owner(Protocol):
         """Write a line of launcher.log."""
         ...
 
-    def make_door(self, spec: DoorSpec, engine: Address, note: Callable[[str], None]) -> Any:
+    def make_door(self, spec: DoorSpec, engine: Address, *, instance: str, note: Callable[[str], None]) -> Any:
         """Make a door; apart, since TLS is loaded only where there is one."""
         ...
 
@@ -66,6 +66,7 @@ class Instance:
         self._door_spec = door
         self._owner = owner
         self._door: Any = None
+        self._gateways: Sequence[str] = ()
         self._progress = ProgressReader(self._engine.progress)
         self._sick: Optional[str] = None
         self._loop = asyncio.get_running_loop()
@@ -95,6 +96,14 @@ class Instance:
         """Learn that the engine's process has ended; negative for a signal."""
         if not self._exited.done():
             self._exited.set_result(code)
+            if self._door is not None:
+                self._door.shut()
+
+    def use_gateways(self, gateways: Sequence[str]) -> None:
+        """Learn which gateways there are."""
+        self._gateways = gateways
+        if self._door is not None:
+            self._door.use(gateways)
 
     def drain(self, end: End, within_s: Optional[float]) -> None:
         """Take no new work; stop after the time given, if one is. An engine that still loads has none: it stops."""
@@ -130,7 +139,7 @@ class Instance:
         life = self.life
         loaded = life.load_s is not None
         progress = Progress(1.0, "ready") if loaded else self._progress.now
-        trouble = self._log.trouble if self._log is not None else None
+        trouble = (self._door.trouble if self._door is not None else None) or (self._log.trouble if self._log else None)
         return {
             "instance": self.name,
             "state": life.state,
@@ -205,18 +214,18 @@ class Instance:
 
     def _open_door(self) -> Optional[End]:
         """Open the door before the engine has loaded: a range without a free port should not cost a load."""
-        if self._door_spec.kind != "direct":
+        if self._door_spec.kind == "local":
             return None
         from .door import DoorFailed  # noqa: PLC0415  TLS takes 30 ms to load
 
-        door = self._owner.make_door(
-            self._door_spec, self._engine_address(), lambda text: self._owner.note(f"{self.name}: {text}")
-        )
+        door = self._owner.make_door(self._door_spec, self._engine_address(), instance=self.name, note=self._door_note)
         try:
             door.open()
         except DoorFailed as failure:
             return End("DOOR_FAILED", str(failure), 0.0)
         self._door = door
+        if self._gateways:
+            door.use(self._gateways)
         return None
 
     async def _load(self) -> Optional[End]:
@@ -313,6 +322,10 @@ class Instance:
         self._owner.note(f"{self.name}: the image is {digest or 'of unknown digest'}")
         self._owner.changed(gently=True)
 
+    def _door_note(self, text: str) -> None:
+        self._owner.note(f"{self.name}: {text}")
+        self._owner.changed(gently=True)
+
     def _read_log(self) -> None:
         log = cast("EngineLog", self._log)
         log.read()
@@ -332,7 +345,7 @@ class Instance:
         if self.ended:
             return None
         if self._door is not None:
-            return {"kind": "tls", "host": self._door.host, "port": self._door.port}
+            return self._door.address
         address = self._engine_address()
         if address.path is not None:
             return {"kind": "unix", "path": address.path}

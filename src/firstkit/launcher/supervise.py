@@ -83,9 +83,12 @@ class Job:
         if self._control is not None:
             self._control.change()
 
-    def make_door(self, spec: DoorSpec, engine: Address, note: Callable[[str], None]) -> Any:
+    def make_door(self, spec: DoorSpec, engine: Address, *, instance: str, note: Callable[[str], None]) -> Any:
         from .door import Door  # noqa: PLC0415  TLS takes 30 ms to load
+        from .parking import ReverseDoor  # noqa: PLC0415
 
+        if spec.kind == "reverse":
+            return ReverseDoor(spec, engine, folder=self._start.run_dir, instance=instance, note=note)
         return Door(spec, engine, folder=self._start.run_dir, note=note)
 
     # --------------------------------------------------------------------------------------------------- for control
@@ -145,6 +148,11 @@ class Job:
             return
         self._desired_version = desired.version
         self.note(f"desired {desired.version} from {source}")
+        if desired.gateways:
+            for instance in self.instances:
+                instance.use_gateways(desired.gateways)
+            if self._control is not None:
+                self._control.use(desired.gateways)
         if desired.stop_job:
             self.end(End("SCALED_IN", "the job is not wanted any more"))
             return

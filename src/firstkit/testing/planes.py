@@ -27,10 +27,13 @@ from firstkit.dataplane.routes import INFERENCE
 from firstkit.ports.engine import EngineTraits
 from firstkit.services.admission import Admission
 from firstkit.services.dispatcher import Dispatcher
+from firstkit.testing.links import Doorway
 from firstkit.testing.raw_client import RawClient, raw_client
 from firstkit.testing.raw_engine import RawEngine
 
 MODEL = "org/demo"
+LINK = "local"
+"""The link over which `serve` has engines reached where a test does not say; `direct` and `reverse` have real doors."""
 PATIENCE_S = 10.0
 
 
@@ -112,6 +115,7 @@ class PlaneWorld:
     version: int = 0
     heat: Heat = Heat.HOT
     status: dict[str, object] = field(default_factory=dict[str, object])
+    doorway: Doorway | None = None
 
     def publish(self, *routes: Route) -> None:
         """Make these routes, and no others, the current snapshot."""
@@ -129,7 +133,22 @@ class PlaneWorld:
 
     def serve(self, *engines: RawEngine, **more: object) -> None:
         """Make these engines the model's instances: i-0, i-1 and so on."""
-        self.publish(*[make_route(f"i-{number}", engine.address, **more) for number, engine in enumerate(engines)])
+        addresses = [
+            self.doorway.before(engine.address, f"i-{number}") if self.doorway else engine.address
+            for number, engine in enumerate(engines)
+        ]
+        self.publish(*[make_route(f"i-{number}", address, **more) for number, address in enumerate(addresses)])
+
+    def engine_ended(self, instance: str) -> None:
+        """Have a door that has parked here learn of its engine's end; through any other door the plane sees it."""
+        if self.doorway is not None and self.doorway.kind == "reverse":
+            self.doorway.ended(instance)
+
+    def hears_of(self, instance: str, engine: RawEngine) -> bool:
+        """Tell whether the plane would notice an instance's end: it watches it, or its door has parked here."""
+        if self.doorway is not None and self.doorway.kind == "reverse":
+            return self.plane.pools.parked(instance).unused > 0
+        return engine.connections > 0
 
     @asynccontextmanager
     async def client(self) -> AsyncGenerator[RawClient]:
@@ -192,6 +211,7 @@ async def plane_world(
     server_tls: ssl.SSLContext | None = None,
     client_tls: ssl.SSLContext | None = None,
     listener: socket.socket | None = None,
+    link: str | None = None,
 ) -> AsyncGenerator[PlaneWorld]:
     """Run a plane; at the end nothing may be in flight, waiting or kept."""
     settings = settings or GatewaySettings(uploads=str(folder))
@@ -200,6 +220,7 @@ async def plane_world(
     keys = keys or Keys({"secret-key": ANN})
     wheel = Wheel(asyncio.get_running_loop())
     planes: list[Plane] = []
+    doorway = Doorway(link or LINK, folder) if (link or LINK) != "local" else None
     dispatcher = Dispatcher(
         settings=settings,
         now=time.monotonic,
@@ -221,7 +242,7 @@ async def plane_world(
         telemetry=telemetry,
         api=api,
         server_tls=server_tls,
-        client_tls=client_tls,
+        client_tls=client_tls or (doorway.client_tls() if doorway else None),
         local={"/healthz": lambda: LocalAnswer(status=200, body=b'{"status":"ok"}')},
         admin_local={"/metrics": lambda: LocalAnswer(status=200, body=telemetry.scrape()[1])},
     )
@@ -229,15 +250,22 @@ async def plane_world(
     public = listener or bound_socket()
     admin = socket.socket(socket.AF_UNIX)
     admin.bind(str(folder / f"admin{id(plane)}.sock"))
+    doors = bound_socket()
     try:
         await plane.listen(public)
         await plane.listen(admin, admin=True)
+        if doorway is not None:
+            await plane.listen_for_doors(doors, doorway.server_tls())
+            doorway.gateways = [f"127.0.0.1:{doors.getsockname()[1]}"]
         world = PlaneWorld(plane, dispatcher, records, telemetry, keys, public.getsockname(), admin.getsockname())
+        world.doorway = doorway
         yield world
         await world.until(lambda: not any(world.leftovers().values()))
     finally:
         await plane.close()
-        public.close()
-        admin.close()
+        if doorway is not None:
+            await doorway.close()
+        for sock in (public, admin, doors):
+            sock.close()
     if any(leftovers := world.leftovers().values()):
         raise AssertionError(f"left over: {leftovers}")

@@ -13,7 +13,7 @@ from firstkit.testing.planes import MODEL, PlainEngine, plane_world
 from firstkit.testing.raw_client import request
 from firstkit.testing.raw_engine import STREAM_HEAD, Visit, answer, chunked, raw_engine, says
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("every_link")]
 
 BIG = json.dumps({"pad": "x" * 700_000, "model": "demo-alias", "messages": [], "more": "é\\" * 1000}).encode()
 

@@ -14,7 +14,7 @@ from firstkit.testing.planes import MODEL, Keys, PlainEngine, make_route, plane_
 from firstkit.testing.raw_client import RawClient, request
 from firstkit.testing.raw_engine import STREAM_HEAD, Visit, answer, chunked, raw_engine, says
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("every_link")]
 
 CHAT = {"model": MODEL, "messages": []}
 STREAM = {**CHAT, "stream": True}

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways to an instance: TCP with TLS to a door that knows us, parked connections; and TLS towards the clients."""
+"""Links with TLS: to a door that knows us, and towards the clients."""
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from firstkit.adapters.links.authority import GATEWAY, Authority
-from firstkit.core.settings import GatewaySettings
 from firstkit.core.topology import Address, AddressKind
 from firstkit.testing.planes import MODEL, make_route, plane_world
 from firstkit.testing.raw_client import raw_client, request
-from firstkit.testing.raw_engine import answer, raw_engine
+from firstkit.testing.raw_engine import raw_engine
 
 pytestmark = pytest.mark.anyio
 
@@ -103,47 +101,6 @@ async def test_without_a_certificate_of_our_own_a_door_is_unreachable_and_said_s
             await client.send(request(CHAT, headers={"x-first-max-wait": "0.2"}))
             assert (await client.answer()).status in {502, 503}
         assert engine.visits == []
-
-
-async def park(world, instance: str, count: int) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    ends = []
-    for _ in range(count):
-        ours, theirs = socket.socketpair()
-        await world.plane.park(instance, ours)
-        ends.append(await asyncio.open_unix_connection(sock=theirs))
-    return ends
-
-
-async def serve_parked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: int = 1 << 30) -> None:
-    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-        for _ in range(count):
-            head = await reader.readuntil(b"\r\n\r\n")
-            await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
-            writer.write(answer(b"{}"))
-            await writer.drain()
-    writer.close()
-    with contextlib.suppress(ConnectionError):
-        await writer.wait_closed()
-
-
-async def test_connections_that_a_door_has_parked_are_used_like_dialled_ones(tmp_path: Path) -> None:
-    settings = GatewaySettings(connect_timeout_s=0.3)
-    async with plane_world(tmp_path, settings=settings) as world:
-        ends = await park(world, "i-0", 2)
-        world.publish(make_route("i-0", Address(kind=AddressKind.UNIX, path=str(tmp_path / "nowhere"))))
-        serving = [asyncio.create_task(serve_parked(*end, 3)) for end in ends]
-        async with world.client() as client:
-            for _ in range(6):
-                await client.send(request(CHAT))
-                assert (await client.answer()).status == 200
-            await asyncio.gather(*serving)
-            # all are used up: the next request waits for one to be parked
-            await client.send(request(CHAT))
-            await asyncio.sleep(0.05)
-            [end] = await park(world, "i-0", 1)
-            serving = [asyncio.create_task(serve_parked(*end, 1))]
-            assert (await client.answer()).status == 200
-            await asyncio.gather(*serving)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from firstkit.testing.planes import MODEL, PlainEngine, plane_world
 from firstkit.testing.raw_client import request
 from firstkit.testing.raw_engine import STREAM_HEAD, Visit, answer, chunked, raw_engine, says
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("every_link")]
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 BODY = b'{"id":"x","choices":[],"usage":{"prompt_tokens":7,"total_tokens":10,"completion_tokens":3}}'
@@ -89,6 +89,7 @@ async def test_the_engine_gets_the_body_as_it_was_and_no_credential(tmp_path: Pa
     assert visit.headers["x-request-id"] == got.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("every_link", ["local"], indirect=True)  # an external engine has no door
 async def test_the_engines_own_credential_and_path_prefix_are_sent(tmp_path: Path) -> None:
     async with raw_engine() as engine, plane_world(tmp_path) as world:
         from dataclasses import replace
@@ -288,21 +289,22 @@ async def test_a_stream_in_which_the_engine_reports_an_error_passes_and_is_recor
     assert world.records[0].outcome is Outcome.ENGINE_ERROR
 
 
-async def test_connections_to_an_engine_are_used_again(tmp_path: Path) -> None:
+async def test_connections_to_an_engine_are_used_again(tmp_path: Path, every_link: str) -> None:
+    watching = 0 if every_link == "reverse" else 1
     async with raw_engine(tmp_path) as engine, plane_world(tmp_path) as world:
         world.serve(engine)
-        await world.until(lambda: engine.connections == 1)  # the watch
+        await world.until(lambda: engine.connections == watching)
         async with world.client() as client:
             for _ in range(5):
                 await client.send(request(CHAT))
                 assert (await client.answer()).status == 200
-        assert engine.connections == 2
+        assert engine.connections == watching + 1
         engine.script = says(answer(BODY) + b"HTTP/1.1 200 OK\r\n")  # more than was asked for: out of step
         async with world.client() as client:
             for _ in range(2):
                 await client.send(request(CHAT))
                 assert (await client.answer()).body == BODY
-        assert engine.connections == 3
+        assert engine.connections == watching + 2
 
 
 async def test_an_engine_that_answers_before_it_has_read_everything_is_heard(tmp_path: Path) -> None:

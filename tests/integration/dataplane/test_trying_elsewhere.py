@@ -14,7 +14,7 @@ from firstkit.testing.planes import MODEL, make_route, plane_world
 from firstkit.testing.raw_client import Answer, request
 from firstkit.testing.raw_engine import STREAM_HEAD, Visit, answer, chunked, raw_engine, says
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("every_link")]
 
 CHAT = {"model": MODEL, "messages": []}
 STREAM = {**CHAT, "stream": True}
@@ -279,17 +279,20 @@ async def test_a_withdrawn_instance_is_cut_off(tmp_path: Path) -> None:
 async def test_a_watched_instance_that_dies_is_unrouted_without_a_request(tmp_path: Path) -> None:
     async with raw_engine(tmp_path) as one, raw_engine(tmp_path) as two, plane_world(tmp_path) as world:
         world.serve(one, two)
-        await world.until(lambda: one.connections and two.connections)
+        await world.until(lambda: world.hears_of("i-0", one) and world.hears_of("i-1", two))
         await one.stop()
+        world.engine_ended("i-0")
         await world.until(lambda: any("i-0" in demand.lost for demand in world.dispatcher.demand()))
         async with world.client() as client:
             for _ in range(4):
                 await client.send(request(CHAT))
                 assert (await client.answer()).headers["x-first-instance"] == "i-1"
         await one.start()
+        world.serve(one, two)
         await world.until(lambda: not any(demand.lost for demand in world.dispatcher.demand()))
 
 
+@pytest.mark.parametrize("every_link", ["local", "direct"], indirect=True)  # over `reverse` none is watched
 async def test_an_engine_that_closes_idle_connections_is_not_taken_for_dead(tmp_path: Path) -> None:
     async with raw_engine(tmp_path) as engine, plane_world(tmp_path) as world:
         world.serve(engine)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The direct door: whom it admits, what it passes on, and what it costs in memory."""
+"""Doors, direct and reverse: whom they admit, what they pass on, and what they cost in memory."""
 
 import asyncio
 import contextlib
@@ -24,8 +24,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from firstkit.launcher.documents import DoorSpec
-from firstkit.launcher.door import Door, DoorFailed, keep_alive, stalled
+from firstkit.launcher.door import Door, DoorFailed
 from firstkit.launcher.exchange import Address
+from firstkit.launcher.parking import ReverseDoor
+from firstkit.launcher.splice import keep_alive, stalled
 
 PEER = "gateway.firstkit"
 PATIENCE_S = 20.0
@@ -100,6 +102,23 @@ class Pki:
             context.load_cert_chain(*self.certificates[who])
         return context
 
+    def server(self, who: str | None) -> ssl.SSLContext:
+        """Make the context of a gateway at which doors park."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.authority)
+        context.verify_mode = ssl.CERT_REQUIRED
+        if who is not None:
+            context.load_cert_chain(*self.certificates[who])
+        return context
+
+    def reverse_door(self, *ports: int) -> DoorSpec:
+        """Describe a door that parks at gateways on these ports; its certificate lies in its instance's folder."""
+        own = self.folder / "i-a"
+        own.mkdir(exist_ok=True)
+        for name in ("door.crt", "door.key"):
+            (own / name).write_bytes((self.folder / name).read_bytes())
+        gateways = tuple(f"127.0.0.1:{port}" for port in ports)
+        return DoorSpec("reverse", cert="door.crt", key="door.key", ca="ours.crt", peer=PEER, gateways=gateways)
+
     def door(self, ports: tuple[int, int]) -> DoorSpec:
         return DoorSpec("direct", "127.0.0.1", ports, "door.crt", "door.key", "ours.crt", PEER)
 
@@ -110,34 +129,52 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 
 
 class House:
-    """A door with an engine behind it."""
+    """A door with an engine behind it, and how a gateway comes by connections through it."""
 
-    def __init__(self, pki: Pki, engine: Path) -> None:
+    def __init__(self, pki: Pki, engine: Path, kind: str) -> None:
         self.pki = pki
+        self.kind = kind
         self.notes: list[str] = []
         self.engine = engine
+        self.gateway = socket.create_server(("127.0.0.1", 0))
+        """Where a reverse door dials; nobody answers until a connection is called for."""
+        self.gateway.setblocking(False)
         self.door = self.build()
 
-    def build(self) -> Door:
+    def build(self) -> Any:
+        engine, folder = Address(path=str(self.engine)), str(self.pki.folder)
+        if self.kind == "reverse":
+            spec = self.pki.reverse_door(self.gateway.getsockname()[1])
+            return ReverseDoor(spec, engine, folder=folder, instance="i-a", note=self.notes.append)
         port = free_port()
-        return Door(
-            self.pki.door((port, port)),
-            Address(path=str(self.engine)),
-            folder=str(self.pki.folder),
-            note=self.notes.append,
-        )
+        return Door(self.pki.door((port, port)), engine, folder=folder, note=self.notes.append)
 
-    def open(self) -> int:
+    def open(self) -> None:
         for _ in range(20):
             with contextlib.suppress(DoorFailed):
                 self.door = self.build()
                 self.door.open()
-                return self.door.port
+                return
         pytest.fail("no port could be had")
 
+    async def close(self) -> None:
+        await self.door.close()
+        self.gateway.close()
+
     async def call(self, who: str | None = "gateway") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        context = self.pki.client(who)
-        return await asyncio.open_connection("127.0.0.1", self.door.port, ssl=context, limit=2**20)
+        if self.kind == "direct":
+            context = self.pki.client(who)
+            return await asyncio.open_connection("127.0.0.1", self.door.port, ssl=context, limit=2**20)
+        loop = asyncio.get_running_loop()
+        arrived, _ = await loop.sock_accept(self.gateway)
+        reader = asyncio.StreamReader(2**20)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        try:
+            transport, _ = await loop.connect_accepted_socket(lambda: protocol, arrived, ssl=self.pki.server(who))
+        except BaseException:
+            arrived.close()
+            raise
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     async def say_and_listen(self, who: str | None) -> bytes:
         """Ask for something; TLS 1.3 lets a client know only when it reads that it was refused."""
@@ -149,8 +186,18 @@ class House:
             writer.transport.abort()
 
     def call_blocking(self) -> ssl.SSLSocket:
-        raw = socket.create_connection(("127.0.0.1", self.door.port))
-        return self.pki.client("gateway").wrap_socket(raw)
+        if self.kind == "direct":
+            raw = socket.create_connection(("127.0.0.1", self.door.port))
+            return self.pki.client("gateway").wrap_socket(raw)
+        with socket.socket(fileno=os.dup(self.gateway.fileno())) as gateway:
+            gateway.settimeout(PATIENCE_S)
+            raw, _ = gateway.accept()
+        return self.pki.server("gateway").wrap_socket(raw, server_side=True)
+
+
+@pytest.fixture(params=["direct", "reverse"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 def free_port() -> int:
@@ -160,15 +207,15 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def house(pki: Pki, tmp_path: Path, speaks: Speaks) -> AsyncIterator[House]:
+async def house(pki: Pki, tmp_path: Path, kind: str, speaks: Speaks) -> AsyncIterator[House]:
     path = tmp_path / "e.sock"
     engine = await asyncio.start_unix_server(speaks, path)
-    made = House(pki, path)
+    made = House(pki, path, kind)
     made.open()
     try:
         yield made
     finally:
-        await made.door.close()
+        await made.close()
         engine.close()
         await engine.wait_closed()
 
@@ -196,9 +243,9 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.close()
 
 
-async def test_the_gateway_gets_through_and_every_byte_with_it(pki: Pki, tmp_path: Path) -> None:
+async def test_the_gateway_gets_through_and_every_byte_with_it(pki: Pki, tmp_path: Path, kind: str) -> None:
     sent = random.Random(1).randbytes(3_000_000)
-    async with house(pki, tmp_path, echo) as at, asyncio.timeout(PATIENCE_S):
+    async with house(pki, tmp_path, kind, echo) as at, asyncio.timeout(PATIENCE_S):
         reader, writer = await at.call()
         writer.write(sent)
         assert await reader.readexactly(len(sent)) == sent
@@ -207,24 +254,30 @@ async def test_the_gateway_gets_through_and_every_byte_with_it(pki: Pki, tmp_pat
         await eventually(lambda: not at.door.connections)
 
 
-@pytest.mark.parametrize("who", [None, "stranger", "another part"])
-async def test_nobody_else_gets_through(pki: Pki, tmp_path: Path, who: str | None) -> None:
+@pytest.mark.parametrize(
+    ("who", "kind"),
+    [(who, "direct") for who in (None, "stranger", "another part")]
+    + [(who, "reverse") for who in ("stranger", "another part")],
+    indirect=["kind"],
+)
+async def test_nobody_else_gets_through(pki: Pki, tmp_path: Path, kind: str, who: str | None) -> None:
     reached = asyncio.Event()
 
     async def speaks(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         reached.set()
         writer.close()
 
-    async with house(pki, tmp_path, speaks) as at, asyncio.timeout(PATIENCE_S):
+    async with house(pki, tmp_path, kind, speaks) as at, asyncio.timeout(PATIENCE_S):
         with pytest.raises((OSError, EOFError)):
             await at.say_and_listen(who)
         await eventually(lambda: at.notes)
-        assert "turned away" in at.notes[0]
+        assert ("turned away" if kind == "direct" else "cannot be reached") in at.notes[0]
         assert not reached.is_set()
 
 
-async def test_a_peer_that_does_not_speak_tls_1_2_or_newer_is_refused(pki: Pki, tmp_path: Path) -> None:
-    async with house(pki, tmp_path, echo) as at, asyncio.timeout(PATIENCE_S):
+@pytest.mark.parametrize("kind", ["direct"], indirect=True)
+async def test_a_peer_that_does_not_speak_tls_1_2_or_newer_is_refused(pki: Pki, tmp_path: Path, kind: str) -> None:
+    async with house(pki, tmp_path, kind, echo) as at, asyncio.timeout(PATIENCE_S):
         reader, writer = await asyncio.open_connection("127.0.0.1", at.door.port)
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
         assert b"HTTP" not in await reader.read()
@@ -233,7 +286,9 @@ async def test_a_peer_that_does_not_speak_tls_1_2_or_newer_is_refused(pki: Pki, 
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-async def test_a_gateway_that_leaves_is_gone_for_the_engine_at_once(pki: Pki, tmp_path: Path, how: str) -> None:
+async def test_a_gateway_that_leaves_is_gone_for_the_engine_at_once(
+    pki: Pki, tmp_path: Path, kind: str, how: str
+) -> None:
     begun, gone = asyncio.Event(), asyncio.Event()
 
     async def speaks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -245,7 +300,7 @@ async def test_a_gateway_that_leaves_is_gone_for_the_engine_at_once(pki: Pki, tm
         gone.set()
         writer.close()
 
-    async with house(pki, tmp_path, speaks) as at, asyncio.timeout(PATIENCE_S):
+    async with house(pki, tmp_path, kind, speaks) as at, asyncio.timeout(PATIENCE_S):
         reader, writer = await at.call()
         writer.write(b"hello")
         assert await reader.readexactly(5) == b"token"
@@ -258,20 +313,20 @@ async def test_a_gateway_that_leaves_is_gone_for_the_engine_at_once(pki: Pki, tm
         await gone.wait()
 
 
-async def test_an_engine_that_has_said_all_is_an_end(pki: Pki, tmp_path: Path) -> None:
+async def test_an_engine_that_has_said_all_is_an_end(pki: Pki, tmp_path: Path, kind: str) -> None:
     async def speaks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(5)
         writer.write(b"answer")
         writer.close()
 
-    async with house(pki, tmp_path, speaks) as at, asyncio.timeout(PATIENCE_S):
+    async with house(pki, tmp_path, kind, speaks) as at, asyncio.timeout(PATIENCE_S):
         reader, writer = await at.call()
         writer.write(b"hello")
         assert await reader.read() == b"answer"
         writer.close()
 
 
-async def test_an_engine_that_breaks_off_is_a_reset_and_no_end(pki: Pki, tmp_path: Path) -> None:
+async def test_an_engine_that_breaks_off_is_a_reset_and_no_end(pki: Pki, tmp_path: Path, kind: str) -> None:
     class DyingEngine(asyncio.Protocol):
         """Dies with bytes unread, for which the kernel resets its peer."""
 
@@ -290,7 +345,7 @@ async def test_an_engine_that_breaks_off_is_a_reset_and_no_end(pki: Pki, tmp_pat
 
     path = tmp_path / "e.sock"
     engine = await asyncio.get_running_loop().create_unix_server(DyingEngine, path)
-    at = House(pki, path)
+    at = House(pki, path, kind)
     at.open()
     async with asyncio.timeout(PATIENCE_S):
         reader, writer = await at.call()
@@ -298,21 +353,23 @@ async def test_an_engine_that_breaks_off_is_a_reset_and_no_end(pki: Pki, tmp_pat
         with pytest.raises(ConnectionResetError):
             await reader.read()
         writer.close()
-    await at.door.close()
+    await at.close()
     engine.close()
     await engine.wait_closed()
 
 
-async def test_an_engine_that_is_away_means_a_reset_at_once(pki: Pki, tmp_path: Path) -> None:
-    at = House(pki, tmp_path / "nobody.sock")
+async def test_an_engine_that_is_away_means_a_reset_at_once(pki: Pki, tmp_path: Path, kind: str) -> None:
+    at = House(pki, tmp_path / "nobody.sock", kind)
     at.open()
     async with asyncio.timeout(PATIENCE_S):
         with pytest.raises((OSError, EOFError)):
             await at.say_and_listen("gateway")
-    await at.door.close()
+    await at.close()
 
 
-async def test_a_gateway_that_stops_reading_costs_no_memory_and_gets_every_byte(pki: Pki, tmp_path: Path) -> None:
+async def test_a_gateway_that_stops_reading_costs_no_memory_and_gets_every_byte(
+    pki: Pki, tmp_path: Path, kind: str
+) -> None:
     """54 MB wait behind the door; it may grow by 2 MB (the engine here holds one block, and shares the process)."""
     block = random.Random(2).randbytes(1_000_000)
     count, written = 54, 0
@@ -326,7 +383,7 @@ async def test_a_gateway_that_stops_reading_costs_no_memory_and_gets_every_byte(
             written += 1
         writer.close()
 
-    async with house(pki, tmp_path, speaks) as at, asyncio.timeout(40):
+    async with house(pki, tmp_path, kind, speaks) as at, asyncio.timeout(40):
         tls = await asyncio.to_thread(at.call_blocking)
         before = resident_bytes()
         tls.sendall(b"start")
@@ -344,7 +401,7 @@ async def test_a_gateway_that_stops_reading_costs_no_memory_and_gets_every_byte(
     await asyncio.get_running_loop().shutdown_default_executor()
 
 
-async def test_an_engine_that_stops_reading_holds_up_the_gateway(pki: Pki, tmp_path: Path) -> None:
+async def test_an_engine_that_stops_reading_holds_up_the_gateway(pki: Pki, tmp_path: Path, kind: str) -> None:
     release = asyncio.Event()
     sent = random.Random(3).randbytes(20_000_000)
 
@@ -358,7 +415,7 @@ async def test_an_engine_that_stops_reading_holds_up_the_gateway(pki: Pki, tmp_p
         writer.write(received.digest())
         writer.close()
 
-    async with house(pki, tmp_path, speaks) as at, asyncio.timeout(PATIENCE_S):
+    async with house(pki, tmp_path, kind, speaks) as at, asyncio.timeout(PATIENCE_S):
         tls = await asyncio.to_thread(at.call_blocking)
         done = 0
 
@@ -404,7 +461,7 @@ def test_a_reader_that_has_stopped_is_told_from_one_that_has_vanished() -> None:
                     client.recv(1 << 20)
 
 
-async def test_a_connection_is_patient_only_while_its_reader_has_stopped(pki: Pki, tmp_path: Path) -> None:
+async def test_a_connection_is_patient_only_while_its_reader_has_stopped(pki: Pki, tmp_path: Path, kind: str) -> None:
     stop = asyncio.Event()
 
     async def speaks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -414,8 +471,9 @@ async def test_a_connection_is_patient_only_while_its_reader_has_stopped(pki: Pk
                 await writer.drain()
         writer.close()
 
-    async with house(pki, tmp_path, speaks) as at, asyncio.timeout(PATIENCE_S):
+    async with house(pki, tmp_path, kind, speaks) as at, asyncio.timeout(PATIENCE_S):
         tls = await asyncio.to_thread(at.call_blocking)
+        tls.sendall(b"start")
         await eventually(lambda: at.door.connections)
         [side] = at.door.connections
         assert side.transport is not None
@@ -433,10 +491,12 @@ async def test_a_connection_is_patient_only_while_its_reader_has_stopped(pki: Pk
     await asyncio.get_running_loop().shutdown_default_executor()
 
 
-async def test_closing_the_door_cuts_every_connection(pki: Pki, tmp_path: Path) -> None:
-    async with house(pki, tmp_path, echo) as at, asyncio.timeout(PATIENCE_S):
-        calls = [await at.call() for _ in range(5)]
-        for reader, writer in calls:
+async def test_closing_the_door_cuts_every_connection(pki: Pki, tmp_path: Path, kind: str) -> None:
+    async with house(pki, tmp_path, kind, echo) as at, asyncio.timeout(PATIENCE_S):
+        calls = []
+        for _ in range(5):
+            reader, writer = await at.call()
+            calls.append((reader, writer))
             writer.write(b"x")
             assert await reader.readexactly(1) == b"x"
         await at.door.close()
@@ -444,6 +504,9 @@ async def test_closing_the_door_cuts_every_connection(pki: Pki, tmp_path: Path) 
             with contextlib.suppress(OSError):
                 assert await reader.read() == b""
             writer.close()
+        if kind == "reverse":
+            assert not any(berth.dialling or berth.parked for berth in at.door.berths.values())
+            return
         with pytest.raises(OSError, match=r"refused|Connect"):
             await at.call()
 

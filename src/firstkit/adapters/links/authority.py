@@ -13,7 +13,7 @@ import fcntl
 import ipaddress
 import os
 import ssl
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,17 +113,39 @@ class Authority:
 
     def gateway_context(self) -> ssl.SSLContext:
         """Make the context with which a gateway dials doors: its own certificate, no other authority."""
-        issued = self.issue(name=GATEWAY, valid_s=400 * 86400, server=False)  # longer than a gateway runs; memory only
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_verify_locations(cadata=self.certificate.decode())
+        self._certify(context, server=False)
+        return context
+
+    def doors_context(self, protocols: Sequence[str]) -> ssl.SSLContext:
+        """Make the context of the port at which doors arrive; nobody gets further who is not certified by us.
+
+        `protocols`: what may be spoken there (ALPN).
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=self.certificate.decode())
+        context.num_tickets = 0  # a resumed connection would come without its certificate
+        context.set_alpn_protocols(list(protocols))
+        self.renew_doors(context)
+        return context
+
+    def renew_doors(self, context: ssl.SSLContext) -> None:
+        """Give that context a new certificate, for connections to come."""
+        self._certify(context, server=True)
+
+    def _certify(self, context: ssl.SSLContext, *, server: bool) -> None:
+        """Load a certificate of the gateway's with its key: in memory alone, and longer than a gateway runs."""
+        issued = self.issue(name=GATEWAY, valid_s=400 * 86400, server=server)
         pair = self._folder / f".gateway.{os.getpid()}.pem"
         _write(pair, issued.certificate + issued.key)
         try:
             context.load_cert_chain(pair)
         finally:
             pair.unlink()
-        return context
 
 
 @contextlib.contextmanager

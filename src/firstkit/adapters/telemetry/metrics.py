@@ -105,6 +105,11 @@ METRICS: dict[str, MetricSpec] = {
         _gauge("first_requests_waiting", "requests", "Requests that wait for a place."),
         _gauge("first_client_connections", "connections", "Open connections of clients."),
         _gauge("first_upstream_connections", "connections", "Open connections to instances."),
+        _gauge(
+            "first_parked_connections",
+            "connections",
+            "Connections that doors have parked (link `reverse`) and no request has used yet.",
+        ),
         _gauge("first_body_memory_bytes", "bytes", "Request bodies kept in memory."),
         _gauge("first_body_disk_bytes", "bytes", "Request bodies kept in unlinked files."),
         _gauge(
