@@ -54,6 +54,8 @@ def test_what_the_controller_leaves_out_has_a_default() -> None:
         ({"walltime_s": "12:00"}, "walltime_s must be a number"),
         ({"door": None}, "door must be an object."),
         ({"door": {"kind": "direct", "host": "", "ports": [9, 1]}}, "door.ports must be the first and the last port"),
+        ({"door": {"kind": "reverse", "gateways": []}}, "door.gateways must hold one or more addresses"),
+        ({"door": {"kind": "reverse", "gateways": ["https://x:1"]}}, "door.gateways must hold one or more addresses"),
         ({"control": {"urls": ["ftp://x"], "token_file": "t"}}, "control.urls must hold http://"),
         ({"control": {"urls": [], "token_file": "t"}}, "control.urls must name at least one address"),
         ({"instances": {}}, "instances must be a list."),
@@ -116,8 +118,14 @@ def test_what_the_controller_desires_is_what_the_launcher_follows() -> None:
         job="j-1",
         version=3,
         instances={"i-1": control.DesiredInstance(want=control.Want("drain"), within_s=30.0)},
+        gateways=("gw.example.org:8443", "unix:/what/an/earlier/one/wrote", "[2001:db8::1]:8443"),
     )
-    assert parse_desired(JsonDocuments().write_desired(document), "j-1") == (3, {"i-1": ("drain", 30.0)}, False)
+    assert parse_desired(JsonDocuments().write_desired(document), "j-1") == (
+        3,
+        {"i-1": ("drain", 30.0)},
+        False,
+        ("gw.example.org:8443", "[2001:db8::1]:8443"),
+    )
 
 
 @pytest.mark.parametrize(
