@@ -213,7 +213,7 @@ def _may_repeat(body: Buffer) -> bool:
             or count(b'"n"') > 1
             or count(b'"stream_options"') > 1
             or count(b'"best_of"') > 1
-            or (b"\\u00" in body and _ESCAPED.search(body) is not None)
+            or (body.find(b"\\u00") >= 0 and _ESCAPED.search(body) is not None)
         )
     seen: set[bytes] = set()
     for match in _SUSPICIOUS.finditer(body):
