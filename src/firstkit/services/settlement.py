@@ -35,8 +35,12 @@ KEPT_BYTES = 8_000_000
 """Lines that no disk would take wait in memory, up to so much."""
 SWEEP_EVERY_S = 1.0
 SWEEP_BUDGET_S = 0.02
-"""A sweep ends with the batch in which it has taken so long; the rest is on disk and waits for the next. That is enough
-for thousands of records a second, and neither the loop (Python's lock) nor others in the store thread wait for more."""
+"""A sweep ends with the batch in which it has taken so long; the rest is on disk and waits for the next. So neither the
+loop (Python's lock) nor others in the store thread wait for more."""
+BEHIND_BYTES = 4_000_000
+SWEEP_OFTEN_S = 0.08
+"""With so much more on disk sweeps come twice, three times, … as often, up to so often: the disk must not fill up only
+because requests end faster than they are settled."""
 ADOPT_EVERY_S = 30.0
 AWAY_MAX_S = 30.0
 
@@ -246,6 +250,11 @@ class Settlement:
         return max(0, self._spool.size - read) + len(self._rotated) * ROTATE_BYTES
 
     @property
+    def rest_s(self) -> float:
+        """Say how long to wait before the next sweep: the shorter, the more has been left."""
+        return max(min(SWEEP_OFTEN_S, SWEEP_EVERY_S), SWEEP_EVERY_S / (1 + self.behind_bytes / BEHIND_BYTES))
+
+    @property
     def idle(self) -> bool:
         """Tell whether there is nothing to settle (any thread)."""
         return (
@@ -421,7 +430,7 @@ class Settlement:
             else:
                 if away:
                     self._journal("settlement_goes_on")
-                away, pause_s = False, SWEEP_EVERY_S
+                away, pause_s = False, self.rest_s
             await anyio.sleep(pause_s)
             until_adoption_s -= pause_s
 

@@ -178,6 +178,19 @@ def test_a_sweep_with_little_time_leaves_the_rest_for_the_next(scene: Scene, mon
     assert scene.files() == [scene.spool.path.name]
 
 
+def test_the_more_is_left_the_sooner_comes_the_next_sweep(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settlement, "BEHIND_BYTES", 10_000)
+    rests = [scene.settlement.rest_s]
+    for first in range(0, 400, 100):
+        scene.spool.append_all([record(number) for number in range(first, first + 100)])
+        rests.append(scene.settlement.rest_s)
+    assert rests[0] == settlement.SWEEP_EVERY_S
+    assert rests == sorted(rests, reverse=True)
+    assert rests[-1] == settlement.SWEEP_OFTEN_S
+    scene.settlement.sweep()
+    assert scene.settlement.rest_s == settlement.SWEEP_EVERY_S
+
+
 def test_each_record_is_settled_once_however_often_swept(scene: Scene) -> None:
     for number in range(1200):
         scene.spool.append(record(number))
