@@ -110,6 +110,7 @@ class History:
             stream=self.random.random() < 0.7,
             batch=self.random.random() < 0.2,
             max_wait_s=self.random.choice((None, None, None, 0.0, 3.0, 30.0)),
+            max_tokens=self.random.choice((None, None, 10, 1000, 100_000)),
         )
         self.send(Request(self, facts))
 
@@ -157,10 +158,11 @@ class History:
     def free_places(self, request: Request) -> list[str]:
         """List the alive instances that would take the request; not the one it comes from."""
         failed = request.ticket.failed if request.ticket else {request.failed}
+        want = request.ticket.lane if request.ticket else request.facts
         return [
             slots.route.instance
             for slots in self.dispatcher._book.offers[MODEL].slots
-            if rejection(slots, request.facts, now=self.now, failed=failed, reserve=0.3) is None
+            if rejection(slots, want, now=self.now, failed=failed, reserve=0.3) is None
         ]
 
     def pick(self, requests: set[Request]) -> Request | None:
@@ -175,6 +177,9 @@ class History:
         self.running.discard(request)
         self.in_flight[request.grant.route.instance] -= 1
         self.done.append(request)
+        if self.random.random() < 0.5:
+            took_s = self.random.uniform(0.1, 20.0)
+            request.grant.lease.took(total_s=took_s, first_s=took_s / 2, tokens=self.random.choice((None, 5, 500)))
         request.grant.lease.release()
         if self.random.random() < 0.1:
             request.grant.lease.release()
@@ -238,7 +243,7 @@ class History:
                 cluster=old.cluster,
                 cap=self.random.choice((0, 1, 2, 4, 6)),
                 draining=self.random.random() < 0.15,
-                ends_in_s=self.random.choice((None, None, 5.0, 50.0)),
+                ends_in_s=self.random.choice((None, None, 5.0, 50.0, 100.0)),
             )
         age_s = self.random.choice((0.0, 0.0, 0.5, 60.0))
         listed = {
@@ -256,7 +261,8 @@ class History:
     def state(self) -> ModelStatus:
         held = self.random.random() < 0.1
         heat = Heat.HOT if self.spare else self.random.choice((Heat.COLD, Heat.QUEUED, Heat.WARM))
-        return status(heat, held=held, to_hot_s=self.random.choice((None, 2.0, 100.0)))
+        relief = self.random.random() < 0.5
+        return status(heat, held=held, to_hot_s=self.random.choice((None, 2.0, 100.0)), relief=relief)
 
     def renew_snapshot(self) -> None:
         """Hear that the last snapshot still holds: what it omitted and was kept while it was stale is cut now."""
@@ -311,7 +317,8 @@ class History:
     def end(self) -> None:
         while self.running or self.waiting:
             for request in list(self.running):
-                self.release(request)
+                if request in self.running:  # what waits and gets a place may end others at that moment
+                    self.release(request)
             if not self.running and self.waiting:
                 self.dispatcher.close(Unavailable("The gateway is stopping.", code="stopping"))
         self.check()

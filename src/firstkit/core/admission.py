@@ -88,6 +88,8 @@ def outlook(status: ModelStatus | None, choice: Choice[StandingT], *, to_hot_s: 
     if status.heat is not Heat.HOT or status.held:
         return Outlook(status.heat, status.reason, status.detail, to_hot_s)
     found = {why for _, why in choice.rejected}
+    if Rejection.TOO_SHORT in found:
+        return Outlook(Heat.WARM, Reason.HANDOVER, "another instance takes over from one that ends too soon", None)
     if found & {Rejection.LOST, Rejection.SUSPECT, Rejection.TRIED, Rejection.FAILED_IT}:
         return Outlook(Heat.WARM, Reason.UNREACHABLE, "its instance does not answer", None)
     if found & {Rejection.DRAINING, Rejection.ENDED}:

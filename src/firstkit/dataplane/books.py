@@ -31,7 +31,7 @@ COUNTED_TOGETHER = 64
 
 _NO_USAGE = Usage()
 _NOWHERE = ("", "", "")
-_REJECTED, _INTERACTIVE = Outcome.REJECTED, RequestClass.INTERACTIVE
+_COMPLETE, _REJECTED, _INTERACTIVE = Outcome.COMPLETE, Outcome.REJECTED, RequestClass.INTERACTIVE
 
 
 class AttemptLine(msgspec.Struct, gc=False):
@@ -246,6 +246,15 @@ class Books:
                 relay.body_bytes if relay is not None else 0,
             )
         )
+        if relay is not None and attempt is not None and outcome is _COMPLETE:
+            meter = relay.meter
+            first_at = meter.first_token_at if meter is not None else None
+            begun = attempt.granted_at
+            attempt.lease.took(
+                total_s=now - begun,
+                first_s=None if first_at is None else first_at - begun,
+                tokens=usage.output_tokens,
+            )
         if usage is not _NO_USAGE:
             tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
             if tokens:

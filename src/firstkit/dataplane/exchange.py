@@ -95,6 +95,7 @@ class InferenceExchange(Intake):
                 asked=read.model,
                 cluster=cluster,
                 stream=read.stream,
+                max_tokens=read.max_tokens,
                 body_bytes=body.size,
                 max_wait_s=prepared.max_wait_s if prepared is not None else None,
             )

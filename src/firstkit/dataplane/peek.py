@@ -46,6 +46,9 @@ _ESCAPED = re.compile(rb'"[a-z_]{0,13}+\\u00[567]')
 _SUSPICIOUS = re.compile(rb'"(?:(model|stream|stream_options|n|best_of)"|[a-z_]{0,13}+\\u00[567])')
 """Either, in one pass: in the long bodies there are, quotes are far between."""
 _SMALL = 4 * 1024
+_MOST = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+"""How the three APIs bound an answer. Read to foresee how long it may take: nothing is refused for it here."""
+_DIGITS = 9
 
 _BOMS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -55,13 +58,16 @@ USAGE_SPLICE = b'"stream_options":{"include_usage":true},'
 class Read:
     """What was read of a body; the places of splices are looked for when they are needed (`body` is kept till then)."""
 
-    __slots__ = ("choices", "gives_stream_options", "model", "places", "stream")
+    __slots__ = ("choices", "gives_stream_options", "max_tokens", "model", "places", "stream")
 
-    def __init__(self, *, model: str, stream: bool, choices: int, gives_stream_options: bool) -> None:
+    def __init__(
+        self, *, model: str, stream: bool, choices: int, gives_stream_options: bool, max_tokens: int | None = None
+    ) -> None:
         self.model = model
         self.stream = stream
         self.choices = choices
         self.gives_stream_options = gives_stream_options
+        self.max_tokens = max_tokens
         self.places: Places | None = None
 
 
@@ -88,6 +94,7 @@ class Peeker:
             ("n", int | None, None),
             ("best_of", int | None, None),
             ("stream_options", msgspec.Raw | unset, msgspec.UNSET),
+            *((name, msgspec.Raw | unset, msgspec.UNSET) for name in _MOST),
         ]
         # a reserved field may have no value at all, so that the decoder itself refuses it
         renamed = {f"reserved_{index}": name for index, name in enumerate(self._reserved)}
@@ -118,6 +125,7 @@ class Peeker:
         if _may_repeat(body):
             _refuse_repeated(body)
         read = Read(
+            max_tokens=_most_tokens(found.max_tokens, found.max_completion_tokens, found.max_output_tokens),
             model=model,
             stream=found.stream is True,
             choices=choices,
@@ -151,6 +159,15 @@ class Peeker:
         for name in names:
             if name in self._reserved:
                 raise reserved_field(name)
+
+
+def _most_tokens(*given: Any) -> int | None:
+    """Read how many tokens are asked for at most; what is no number is the engine's to refuse."""
+    most: int | None = None
+    for raw in given:
+        if raw is not msgspec.UNSET and len(raw) <= _DIGITS and (text := bytes(raw)).isdigit():
+            most = int(text) if most is None else min(most, int(text))
+    return most
 
 
 def find_places(body: Buffer) -> Places:

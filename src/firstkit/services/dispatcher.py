@@ -7,7 +7,7 @@ Single-threaded and without a loop of its own: time, randomness and timers come 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from firstkit.core.health.liveness import SOUND, Failure
 from firstkit.core.instance.record import Contact
 from firstkit.core.principal import Principal
 from firstkit.core.request import RequestFacts
+from firstkit.core.routing.candidates import NONE
 from firstkit.core.routing.decision import Choice
 from firstkit.core.settings import GatewaySettings
 from firstkit.core.topology import Heat, Snapshot
@@ -164,7 +165,7 @@ class Dispatcher:
         Raises Limited (`queue_full`), Unavailable (`model_starting`, `model_unavailable`), NotFound (model gone).
         """
         offer, now = self._wanted(facts)
-        choice = self._turns.choose(offer, facts, now)
+        choice = self._choose(offer, facts, now)
         if choice.chosen is not None:
             return self._turns.take(choice, choice.chosen, attempt=1)
         self._check_wait(offer, facts, choice, waited_s=0.0, now=now)
@@ -187,7 +188,7 @@ class Dispatcher:
         if attempt > self._settings.attempts:
             raise refusals.nowhere_left(facts, attempt)
         offer, now = self._wanted(facts)
-        choice = self._turns.choose(offer, facts, now, failed=exclude)
+        choice = self._choose(offer, facts, now, failed=exclude, waited_s=waited_s)
         if choice.chosen is not None:
             return self._turns.take(choice, choice.chosen, attempt=attempt)
         if choice.failed and not choice.busy:
@@ -277,6 +278,15 @@ class Dispatcher:
             self._turns.tell()
         return offer, now
 
+    def _choose(
+        self, offer: Offer, facts: RequestFacts, now: float, *, failed: Collection[str] = NONE, waited_s: float = 0.0
+    ) -> Choice[Slots]:
+        """Choose an instance; one that may end too soon where the request must not wait for a better one."""
+        choice = self._turns.choose(offer, facts, now, failed=failed)
+        if choice.held_back and (bound_s := self._bound_s(facts, waited_s)) is not None and bound_s <= 0.0:
+            return self._turns.choose(offer, facts, now, failed=failed, hold=False)
+        return choice
+
     def _check_wait(
         self, offer: Offer, facts: RequestFacts, choice: Choice[Slots], *, waited_s: float, now: float
     ) -> None:
@@ -316,6 +326,9 @@ class Dispatcher:
             return
         now = self._now()
         offer = self._book.offer(ticket.facts.model)
+        if self._turns.grant_late(offer, ticket, now):
+            self._turns.tell()
+            return
         choice = self._turns.choose_for(offer, ticket, now)
         position = offer.room.position(ticket, now=now)
         waited_s = now - ticket.since

@@ -9,6 +9,7 @@ from typing import Protocol
 from firstkit.core.health.liveness import SOUND, Failure, Health
 from firstkit.core.health.liveness import observe as observed
 from firstkit.core.routing.candidates import NEVER
+from firstkit.core.routing.pace import HORIZON_S, Pace
 from firstkit.core.topology import Route
 
 
@@ -21,17 +22,31 @@ class Cancel(Protocol):
 class Slots:
     """One instance as this gateway sees it: its route, how many requests are in flight there, how its health is judged.
 
-    `ends_at` is the route's absolute end on the monotonic clock. `listed` tells whether the snapshot has the route: one
+    `ends_at` is the route's absolute end on the monotonic clock; until `carefree_until` no request can outlast it.
+    `pace` says how long requests take at its deployment. `listed` tells whether the snapshot has the route: one
     that is gone stays here until its last lease is back. `recoveries` counts how often it came back after a failure, so
     that a request may be sent again to an instance that has recovered since. `trials` counts the requests in flight
     that were sent there since it failed: what runs there from before tells nothing of whether it takes new ones.
     """
 
-    __slots__ = ("ends_at", "health", "in_flight", "leases", "listed", "recoveries", "route", "trials", "wake")
+    __slots__ = (
+        "carefree_until",
+        "ends_at",
+        "health",
+        "in_flight",
+        "leases",
+        "listed",
+        "pace",
+        "recoveries",
+        "route",
+        "trials",
+        "wake",
+    )
 
-    def __init__(self, route: Route, *, ends_at: float = NEVER) -> None:
+    def __init__(self, route: Route, *, pace: Pace, ends_at: float = NEVER) -> None:
         self.route = route
-        self.ends_at = ends_at
+        self.pace = pace
+        self.end(ends_at)
         self.in_flight = 0
         self.health: Health = SOUND
         self.recoveries = 0
@@ -39,6 +54,11 @@ class Slots:
         self.leases: set[Lease] = set()
         self.listed = True
         self.wake: Cancel | None = None
+
+    def end(self, at: float) -> None:
+        """Take in when the route ends."""
+        self.ends_at = at
+        self.carefree_until = at - HORIZON_S
 
     def observe(self, how: Failure, *, now: float) -> bool:
         """Take in evidence about the instance; tell whether it changed the judgement."""
@@ -75,6 +95,10 @@ class Lease:
     def unproven(self) -> bool:
         """Tell whether something is held against the instance, so that an answer from it is worth reporting as OK."""
         return self._slots.health is not SOUND
+
+    def took(self, *, total_s: float, first_s: float | None, tokens: int | None) -> None:
+        """Tell how long the request took that was answered whole here."""
+        self._slots.pace.note(total_s=total_s, first_s=first_s, tokens=tokens)
 
     def release(self) -> None:
         """Give the place back, and with it the next waiter its turn. Doing so again does nothing."""

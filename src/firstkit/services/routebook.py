@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from firstkit.core.estimate import to_hot_left_s
 from firstkit.core.routing.candidates import NEVER
+from firstkit.core.routing.pace import Pace
 from firstkit.core.topology import ModelStatus, Route, Snapshot
 from firstkit.services.leases import Lease, Leases, Slots
 from firstkit.services.waiting_room import Bounds, WaitingRoom
@@ -25,6 +26,11 @@ class Offer:
         self.wanted_at: float | None = None
         self.nudged_at: float | None = None
 
+    @property
+    def relief(self) -> bool:
+        """Tell whether another instance is on its way."""
+        return self.status is not None and self.status.relief
+
     def to_hot_s(self, now: float) -> float | None:
         """Count the controller's prediction down."""
         return None if self.status is None else to_hot_left_s(self.status, elapsed_s=now - self.told_at)
@@ -44,6 +50,7 @@ class RouteBook:
         self._fresh_for_s = 0.0
         self._fresh_until = float("-inf")
         self._omitted: dict[str, Slots] = {}
+        self._paces: dict[str, Pace] = {}
 
     def fresh(self, now: float) -> bool:
         """Tell whether the last snapshot, or the last word that it still holds, may be trusted."""
@@ -115,12 +122,19 @@ class RouteBook:
         ends_at = NEVER if route.ends_in_s is None else now + route.ends_in_s
         slots = self._leases.get(route.instance)
         if slots is None or slots.route.model != route.model:
-            slots = Slots(route, ends_at=ends_at)
+            slots = Slots(route, pace=self._pace(route.deployment))
             self._leases.add(slots)
         slots.route = route
-        slots.ends_at = ends_at
+        slots.end(ends_at)
         slots.listed = True
         return slots
+
+    def _pace(self, deployment: str) -> Pace:
+        """Give what is known of a deployment's pace: a successor goes on from what its predecessors took."""
+        found = self._paces.get(deployment)
+        if found is None:
+            found = self._paces[deployment] = Pace()
+        return found
 
     def _place_statuses(self, snapshot: Snapshot, now: float) -> None:
         statuses = {status.model: status for status in snapshot.models}

@@ -35,23 +35,37 @@ class Turns:
         self._outbox: deque[Callable[[], None]] = deque()
         self._telling = False
 
-    def choose(self, offer: Offer, want: Want, now: float, *, failed: Collection[str] = NONE) -> Choice[Slots]:
-        """Choose an instance of the model."""
-        return choose(offer.slots, want, now=now, random=self._random, failed=failed, reserve=self.reserve)
+    def choose(
+        self, offer: Offer, want: Want, now: float, *, failed: Collection[str] = NONE, hold: bool = True
+    ) -> Choice[Slots]:
+        """Choose an instance of the model; `hold`: rather none than one that may end too soon, if another one comes."""
+        relief = hold and offer.relief
+        return choose(
+            offer.slots, want, now=now, random=self._random, failed=failed, reserve=self.reserve, relief=relief
+        )
 
-    def choose_for(self, offer: Offer, ticket: Ticket, now: float) -> Choice[Slots]:
+    def choose_for(self, offer: Offer, ticket: Ticket, now: float, *, hold: bool = True) -> Choice[Slots]:
         """Choose an instance for a request that waits; one tried in vain counts again once it has recovered."""
         failed: Collection[str] = NONE
         if ticket.failed:
             known = ((name, times, self._leases.get(name)) for name, times in ticket.failed.items())
             failed = [name for name, times, slots in known if slots is not None and slots.recoveries == times]
-        return self.choose(offer, ticket.lane, now, failed=failed)
+        return self.choose(offer, ticket.lane, now, failed=failed, hold=hold)
 
     def take(self, choice: Choice[Slots], slots: Slots, *, attempt: int, waited: str = "") -> Grant:
         """Take the chosen place."""
         decision = waited + words(choice)
         lease = self._leases.take(slots)
         return Grant(route=slots.route, lease=lease, decision=decision, attempt=attempt)
+
+    def grant_late(self, offer: Offer, ticket: Ticket, now: float) -> bool:
+        """Grant a place at an instance that may end too soon, to one that can wait no longer; tell if there was one."""
+        choice = self.choose_for(offer, ticket, now, hold=False)
+        if choice.chosen is None:
+            return False
+        offer.room.remove(ticket)
+        self._grant(ticket, choice, choice.chosen, now)
+        return True
 
     def serve(self, offer: Offer, now: float) -> None:
         """Grant places until none is free for anybody who waits: interactive before batch, the returned first."""

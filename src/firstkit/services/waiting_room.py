@@ -16,6 +16,7 @@ from firstkit.core.limits.fairshare import FairQueue
 from firstkit.core.reasons import Reason
 from firstkit.core.request import RequestClass, RequestFacts
 from firstkit.core.routing.candidates import Lane
+from firstkit.core.routing.pace import class_of
 from firstkit.core.topology import Heat, Route
 from firstkit.services.leases import Cancel, Lease
 
@@ -113,7 +114,7 @@ class Ticket:
         self.attempt = attempt
         self.failed = failed
         self.since = since
-        self.lane = Lane(facts.path, facts.cluster, facts.request_class)
+        self.lane = Lane(facts.path, facts.cluster, facts.request_class, class_of(facts.max_tokens))
         self.stage = Stage.WAITING
         self.timer: Cancel | None = None
         self.lease: Lease | None = None

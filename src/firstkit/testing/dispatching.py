@@ -166,6 +166,7 @@ class DispatcherWorld:
         stream: bool = True,
         batch: bool = False,
         max_wait_s: float | None = None,
+        max_tokens: int | None = None,
     ) -> RequestFacts:
         """Describe a request."""
         self._number += 1
@@ -179,6 +180,7 @@ class DispatcherWorld:
             stream=stream,
             request_class=RequestClass.BATCH if batch else RequestClass.INTERACTIVE,
             max_wait_s=max_wait_s,
+            max_tokens=max_tokens,
         )
 
     def open(self, who: str = "ann", **more: object) -> Caller:

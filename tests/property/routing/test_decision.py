@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routing never picks an instance that may not take the request, and always one that may."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +12,7 @@ from firstkit.core.limits.concurrency import batch_cap
 from firstkit.core.request import RequestClass
 from firstkit.core.routing.candidates import NEVER, Lane
 from firstkit.core.routing.decision import choose, words
+from firstkit.core.routing.pace import HORIZON_S, UNKNOWN_S, Pace
 from firstkit.core.topology import Route
 from firstkit.testing.dispatching import route
 
@@ -26,6 +27,11 @@ class Standing:
     ends_at: float
     health: Health
     trials: int
+    pace: Pace = field(default_factory=Pace)
+
+    @property
+    def carefree_until(self) -> float:
+        return self.ends_at - HORIZON_S
 
 
 healths = st.sampled_from(
@@ -52,7 +58,7 @@ def standings(draw: st.DrawFn) -> list[Standing]:
                 paths=draw(st.frozensets(st.sampled_from(PATHS))),
             ),
             in_flight=draw(st.integers(0, 4)),
-            ends_at=draw(st.sampled_from([NEVER, NOW, NOW + 1.0])),
+            ends_at=draw(st.sampled_from([NEVER, NOW, NOW + 1.0, NOW + 2.0, NOW + UNKNOWN_S])),
             health=draw(healths),
             trials=draw(st.integers(0, 1)),
         )
@@ -85,12 +91,24 @@ def sound(it: Standing) -> bool:
     return contact(it.health, now=NOW) is Contact.ALIVE and not (on_trial and it.trials)
 
 
-@given(standings(), wants, failures, st.floats(0.0, 1.0, exclude_max=True))
-def test_the_choice_is_right(all_: list[Standing], want: Lane, failed: frozenset[str], chance: float) -> None:
-    choice = choose(all_, want, now=NOW, random=lambda: chance, failed=failed, reserve=0.3)
+def lasts(it: Standing) -> bool:
+    """Tell whether a request can finish there, as nothing has been measured yet."""
+    return it.ends_at >= NOW + UNKNOWN_S
+
+
+@given(standings(), wants, failures, st.floats(0.0, 1.0, exclude_max=True), st.booleans())
+def test_the_choice_is_right(
+    all_: list[Standing],
+    want: Lane,
+    failed: frozenset[str],
+    chance: float,
+    relief: bool,
+) -> None:
+    choice = choose(all_, want, now=NOW, random=lambda: chance, failed=failed, reserve=0.3, relief=relief)
     fit = [it for it in all_ if fits(it, want, failed)]
     alive = [it for it in fit if sound(it)]
-    free = [it for it in alive if has_room(it, want)]
+    lasting = [it for it in alive if lasts(it)]
+    free = [it for it in lasting if has_room(it, want)]
     chosen = choice.chosen
     assert words(choice)
     if free:
@@ -98,6 +116,14 @@ def test_the_choice_is_right(all_: list[Standing], want: Lane, failed: frozenset
         assert chosen is not None
         assert chosen.in_flight == min(it.in_flight for it in free)
         assert not choice.last_resort
+        assert not choice.short
+    elif choice.short:
+        assert chosen is not None
+        assert not lasting, "one that lives longer is waited for"
+        assert not relief, "and so is one that comes"
+        assert chosen.ends_at == max(it.ends_at for it in alive if has_room(it, want))
+    elif choice.held_back and relief:
+        assert alive
     elif chosen is not None:
         assert choice.last_resort
         assert not alive, "a suspect is tried only when nobody is alive"
@@ -105,9 +131,9 @@ def test_the_choice_is_right(all_: list[Standing], want: Lane, failed: frozenset
         assert has_room(chosen, want)
         assert chosen.health.contact is Contact.SUSPECT
     else:
-        suspects = [it for it in fit if it.health.contact is Contact.SUSPECT and it.health is not SOUND]
+        suspects = [it for it in fit if it.health.contact is Contact.SUSPECT and it.health is not SOUND and lasts(it)]
         assert alive or not any(has_room(it, want) for it in suspects)
-        assert choice.busy is bool(alive or suspects)
+        assert choice.busy or not (lasting or suspects)
     told = {it.route.instance for it, _ in choice.rejected}
     assert len(told) == len(choice.rejected)
     assert chosen is None or chosen.route.instance not in told

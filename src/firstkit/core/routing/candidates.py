@@ -11,6 +11,7 @@ from firstkit.core.health.liveness import SOUND, Health
 from firstkit.core.instance.record import Contact
 from firstkit.core.limits.concurrency import batch_cap
 from firstkit.core.request import RequestClass
+from firstkit.core.routing.pace import Pace
 from firstkit.core.topology import Route
 
 NEVER = float("inf")
@@ -28,18 +29,23 @@ class Want(Protocol):
     def cluster(self) -> str | None: ...
     @property
     def request_class(self) -> RequestClass: ...
+    @property
+    def max_tokens(self) -> int | None: ...
 
 
 class Lane(NamedTuple):
-    """All requests for a model that the same instances may take."""
+    """All requests for a model that the same instances may take; `max_tokens` is rounded up (`pace.class_of`)."""
 
     path: str
     cluster: str | None
     request_class: RequestClass
+    max_tokens: int | None = None
 
 
 class Standing(Protocol):
     """How one route stands at this gateway. `ends_at` is on the caller's monotonic clock, NEVER for no end.
+
+    Before `carefree_until` the end is so far away that every request can finish; `pace` bounds how long one takes.
 
     `trials` counts the requests in flight that were sent there since it failed (0 for a sound one).
     """
@@ -50,6 +56,10 @@ class Standing(Protocol):
     def in_flight(self) -> int: ...
     @property
     def ends_at(self) -> float: ...
+    @property
+    def carefree_until(self) -> float: ...
+    @property
+    def pace(self) -> Pace: ...
     @property
     def health(self) -> Health: ...
     @property
@@ -67,6 +77,7 @@ class Rejection(StrEnum):
     FAILED_IT = "already failed this request"
     SUSPECT = "suspect"
     TRIED = "being tried after a failure"
+    TOO_SHORT = "ends before this request could"
     FULL = "full"
     RESERVED = "kept free for interactive requests"
 
@@ -103,6 +114,8 @@ def rejection(
             return why
     elif failed and route.instance in failed:
         return Rejection.FAILED_IT
+    if now >= standing.carefree_until and now + standing.pace.bound_s(want.max_tokens) > standing.ends_at:
+        return Rejection.TOO_SHORT
     if standing.in_flight < route.cap and want.request_class is RequestClass.INTERACTIVE:
         return None
     return crowded(standing, want, reserve=reserve)

@@ -21,6 +21,8 @@ _INTERACTIVE = RequestClass.INTERACTIVE  # a look-up in an enum costs as much as
 class Choice(Generic[StandingT]):
     """What routing found. `chosen` None: nobody takes the request now, for the reasons in `rejected`.
 
+    `short`: the instance that is chosen may end before the request does.
+
     Not frozen: one is made for every request, and frozen costs three times as much. Nobody changes it.
     """
 
@@ -28,11 +30,17 @@ class Choice(Generic[StandingT]):
     eligible: int
     rejected: Sequence[tuple[StandingT, Rejection]]
     last_resort: bool = False
+    short: bool = False
 
     @property
     def busy(self) -> bool:
         """Tell whether some instance would take the request once others have ended."""
         return any(why in BUSY for _, why in self.rejected)
+
+    @property
+    def held_back(self) -> bool:
+        """Tell whether it is not sent to an instance that would take it, since that may end before it does."""
+        return self.chosen is None and any(why is Rejection.TOO_SHORT for _, why in self.rejected)
 
     @property
     def failed(self) -> bool:
@@ -48,11 +56,13 @@ def choose(
     random: Callable[[], float],
     failed: Collection[str] = NONE,
     reserve: float = 0.0,
+    relief: bool = False,
 ) -> Choice[StandingT]:
     """Choose the eligible instance with the least in flight.
 
-    If every instance that could take the request is suspect, the least suspect of them is tried (law 13); a
-    lost one is not.
+    Where the request might outlast every instance that would take it, none is chosen if another one is on its way
+    (`relief`), else the one that lives longest. If every instance that could take the request is suspect, the least
+    suspect of them is tried (law 13); a lost one is not.
     """
     eligible: list[StandingT] = []
     rejected: list[tuple[StandingT, Rejection]] = []
@@ -63,7 +73,7 @@ def choose(
             simple
             and standing.health is SOUND
             and standing.in_flight < route.cap
-            and now < standing.ends_at
+            and now < standing.carefree_until
             and not route.draining
             and (not route.paths or path in route.paths)
             and (cluster is None or cluster == route.cluster)
@@ -81,7 +91,26 @@ def choose(
         return Choice(chosen=least_in_flight(eligible, random), eligible=len(eligible), rejected=rejected)
     if not rejected or any(why in BUSY for _, why in rejected):
         return Choice(chosen=None, eligible=0, rejected=rejected)
+    if any(why is Rejection.TOO_SHORT for _, why in rejected):
+        return Choice(chosen=None, eligible=0, rejected=rejected) if relief else _longest(rejected, want, reserve)
     return _last_resort(rejected, want, reserve)
+
+
+def _longest(rejected: Sequence[tuple[StandingT, Rejection]], want: Want, reserve: float) -> Choice[StandingT]:
+    """Choose the instance that lives longest although the request may outlast it; a full one may take it later."""
+    short: list[StandingT] = []
+    rest: list[tuple[StandingT, Rejection]] = []
+    for standing, why in rejected:
+        if why is not Rejection.TOO_SHORT:
+            rest.append((standing, why))
+        elif crowd := crowded(standing, want, reserve=reserve):
+            rest.append((standing, crowd))
+        else:
+            short.append(standing)
+    if not short:
+        return Choice(chosen=None, eligible=0, rejected=rest)
+    chosen = max(short, key=lambda standing: standing.ends_at)
+    return Choice(chosen=chosen, eligible=len(short), rejected=rest, short=True)
 
 
 def _last_resort(rejected: Sequence[tuple[StandingT, Rejection]], want: Want, reserve: float) -> Choice[StandingT]:
@@ -108,6 +137,8 @@ def words(choice: Choice[StandingT]) -> str:
     load = f"{chosen.in_flight} of {chosen.route.cap} in flight"
     if choice.last_resort:
         text = f"least suspect of {choice.eligible}, {load}"
+    elif choice.short:
+        text = f"may end too soon, but lives longest of {choice.eligible}, {load}"
     elif choice.eligible > 1:
         text = f"least loaded of {choice.eligible}, {load}"
     else:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which instance takes a request, why, and why the others do not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -12,6 +12,7 @@ from firstkit.core.request import RequestClass
 from firstkit.core.routing.candidates import NEVER, Lane, Rejection, rejection
 from firstkit.core.routing.decision import Choice, choose, words
 from firstkit.core.routing.load import least_in_flight, least_suspect
+from firstkit.core.routing.pace import HORIZON_S, LEAST_S, UNKNOWN_S, Pace, class_of
 from firstkit.core.topology import Heat, Route
 from firstkit.testing.dispatching import CHAT, route, status
 
@@ -31,6 +32,11 @@ class Standing:
     ends_at: float = NEVER
     health: Health = SOUND
     trials: int = 0
+    pace: Pace = field(default_factory=Pace)
+
+    @property
+    def carefree_until(self) -> float:
+        return self.ends_at - HORIZON_S
 
 
 def never_asked() -> float:
@@ -51,7 +57,9 @@ def chosen(*standings: Standing, want: Lane = WANT, failed: frozenset[str] = fro
         (Standing(route("i", paths=frozenset({CHAT}))), WANT, (), None),
         (Standing(route("i", draining=True)), WANT, (), Rejection.DRAINING),
         (Standing(route("i"), ends_at=NOW), WANT, (), Rejection.ENDED),
-        (Standing(route("i"), ends_at=NOW + 0.1), WANT, (), None),
+        (Standing(route("i"), ends_at=NOW + 59.9), WANT, (), Rejection.TOO_SHORT),
+        (Standing(route("i"), 2, ends_at=NOW + 59.9), WANT, (), Rejection.TOO_SHORT),
+        (Standing(route("i"), ends_at=NOW + 60.1), WANT, (), None),
         (Standing(route("i"), health=LOST), WANT, (), Rejection.LOST),
         (Standing(route("i"), health=SUSPECT), WANT, (), Rejection.SUSPECT),
         (Standing(route("i"), health=WAS_LOST), WANT, (), None),
@@ -154,3 +162,68 @@ def test_a_model_looks_to_each_request_as_it_is_for_it() -> None:
     assert outlook(hot, chosen(Standing(route("i"), health=LOST)), to_hot_s=0.0)[:2] == (Heat.WARM, Reason.UNREACHABLE)
     assert outlook(hot, chosen(Standing(route("i", draining=True))), to_hot_s=0.0).reason is Reason.DRAINING
     assert outlook(hot, chosen(), to_hot_s=0.0)[2:] == ("no instance that fits this request is up", None)
+
+
+# ------------------------------------------------------------------------------------------------- near the end
+def test_a_request_goes_where_it_can_finish_however_much_is_in_flight_there() -> None:
+    choice = chosen(Standing(route("i-ends"), 0, ends_at=NOW + 30), Standing(route("i-lives"), 1))
+    assert choice.chosen is not None
+    assert choice.chosen.route.instance == "i-lives"
+    assert words(choice) == "only choice, 1 of 2 in flight; i-ends ends before this request could"
+
+
+def test_a_short_request_still_goes_to_an_instance_that_ends_soon_and_a_long_one_does_not() -> None:
+    pace = Pace()
+    for _ in range(50):
+        pace.note(total_s=2.0, first_s=1.0, tokens=100)
+    ending = Standing(route("i"), ends_at=NOW + 30, pace=pace)
+    assert rejection(ending, WANT._replace(max_tokens=1000), now=NOW) is None
+    assert rejection(ending, WANT._replace(max_tokens=4000), now=NOW) is Rejection.TOO_SHORT
+
+
+def test_where_it_can_finish_nowhere_it_waits_for_one_that_comes_else_it_goes_where_it_can_stay_longest() -> None:
+    ending = [Standing(route("i-1"), ends_at=NOW + 10), Standing(route("i-2"), 1, ends_at=NOW + 20)]
+    held = choose(ending, WANT, now=NOW, random=never_asked, relief=True)
+    assert (held.chosen, held.held_back, held.busy) == (None, True, False)
+    assert outlook(status(Heat.HOT), held, to_hot_s=0.0).reason is Reason.HANDOVER
+    choice = choose(ending, WANT, now=NOW, random=never_asked)
+    assert (choice.chosen, choice.short) == (ending[1], True)
+    assert words(choice) == "may end too soon, but lives longest of 2, 1 of 2 in flight"
+
+
+def test_one_that_is_merely_full_is_waited_for_rather_than_one_taken_that_ends_too_soon() -> None:
+    full, ending = Standing(route("i-full"), 2), Standing(route("i-ends"), ends_at=NOW + 10)
+    choice = choose([full, ending], WANT, now=NOW, random=never_asked)
+    assert (choice.chosen, choice.busy) == (None, True)
+
+
+# ------------------------------------------------------------------------------------------------- how long it takes
+def test_the_bound_grows_with_max_tokens_and_with_how_unsteady_the_pace_is() -> None:
+    steady, unsteady = Pace(), Pace()
+    for number in range(100):
+        steady.note(total_s=10.0, first_s=0.5, tokens=100)
+        unsteady.note(total_s=10.0 if number % 2 else 30.0, first_s=0.5, tokens=100)
+    assert 90 < steady.bound_s(1000) < 110
+    assert unsteady.bound_s(1000) > 190
+    assert steady.bound_s(10**9) == HORIZON_S
+
+
+def test_without_max_tokens_the_longest_of_late_counts_and_is_slowly_forgotten() -> None:
+    pace = Pace()
+    assert pace.bound_s(None) == UNKNOWN_S
+    pace.note(total_s=400.0, first_s=None, tokens=None)
+    assert pace.bound_s(None) == 500.0
+    for _ in range(5000):
+        pace.note(total_s=1.0, first_s=None, tokens=3)
+    assert pace.bound_s(None) == LEAST_S
+
+
+def test_what_was_never_measured_is_taken_to_last_long() -> None:
+    pace = Pace()
+    pace.note(total_s=1.0, first_s=0.1, tokens=2)
+    assert pace.bound_s(5) == UNKNOWN_S
+
+
+@pytest.mark.parametrize(("given", "made"), [(None, None), (0, 1), (1, 1), (3, 4), (512, 512), (513, 1024)])
+def test_requests_that_last_about_as_long_are_of_one_class(given: int | None, made: int | None) -> None:
+    assert class_of(given) == made
