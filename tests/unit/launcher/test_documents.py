@@ -108,7 +108,16 @@ def test_what_the_controller_writes_is_what_the_launcher_reads() -> None:
         instances=(control.JobInstance(instance="i-1", engine=engine),),
     )
     spec = parse_job(JsonDocuments().write_job(document))
-    assert spec.door == ("direct", "127.0.0.1", (42000, 42099), "door.crt", "door.key", "ca.crt", "gateway.firstkit")
+    assert spec.door == (
+        "direct",
+        "127.0.0.1",
+        (42000, 42099),
+        "door.crt",
+        "door.key",
+        "ca.crt",
+        "gateway.firstkit",
+        (),
+    )
     assert spec.instances[0].engine.progress == (("x", 0.1, 0.2, "t"),)
     assert spec.instances[0].engine.causes == (("y", "OUT_OF_MEMORY"),)
 
