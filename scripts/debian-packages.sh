@@ -17,6 +17,8 @@ need slurmctld slurm-wlm
 need node nodejs
 need npm npm
 need ch-run charliecloud
+need /usr/sbin/sshd openssh-server
+need ssh openssh-client
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

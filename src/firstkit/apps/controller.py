@@ -23,7 +23,7 @@ from firstkit.adapters.store import SqlStore, migrate_store, open_store
 from firstkit.adapters.store.nudge import open_nudge
 from firstkit.adapters.telemetry.journal import Journal, start_logging
 from firstkit.apps.children import Insistence
-from firstkit.apps.clusters import runner_for, scheduler_for
+from firstkit.apps.clusters import connections, runner_for, scheduler_for
 from firstkit.apps.naming import leave_installation
 from firstkit.config.environment import read_environment
 from firstkit.config.loading import Loaded, catalog_from_document, load
@@ -71,6 +71,7 @@ class _Controller:
         self._engines = load_engines()
         self._documents = JsonDocuments()
         self._authority: Authority | None = None
+        self._masters = connections(self._data, keeper=True)
         self._stopping = False
 
     async def run(self) -> int:
@@ -93,6 +94,7 @@ class _Controller:
                 await reconciler.give_up()
         finally:
             store.close()
+            await self._masters.close()
         return 0
 
     def _apply_at_start(self, store: SqlStore) -> None:
@@ -161,7 +163,7 @@ class _Controller:
                 cluster=cluster.name,
                 run_dir=cluster.run_dir,
                 scheduler=scheduler_for(cluster, installation=installation),
-                runner=runner_for(cluster),
+                runner=runner_for(cluster, masters=self._masters),
                 clock=self._clock,
                 deliver=deliver,
                 random=random.random,

@@ -117,7 +117,7 @@ def _cluster(name: str, given: sections.Cluster) -> catalog.Cluster:
             submits_per_hour=given.limits.submits_per_hour,
         ),
         setup=given.setup,
-        control=given.control,
+        control=_control(given),
     )
 
 
@@ -126,6 +126,12 @@ def _scheduler_options(given: sections.Scheduler) -> dict[str, Any]:
     options = {name: value for name, value in _options(given).items() if value != []}
     queue = options.pop("queue", None)
     return {**options, "partition": queue} if queue is not None else options
+
+
+def _control(given: sections.Cluster) -> str:
+    """Say how jobs report: where commands run elsewhere, by files unless it is said otherwise."""
+    here = given.runner.kind == "local" or "control" in given.model_fields_set
+    return given.control if here else "files"
 
 
 def _options(given: process.Section) -> dict[str, Any]:

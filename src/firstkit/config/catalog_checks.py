@@ -10,6 +10,7 @@ from firstkit.config.document import ListNode, Path, ScalarNode
 from firstkit.config.drafts import Draft, DraftCluster, DraftDeployment
 from firstkit.config.naming import derived_alias
 from firstkit.config.report import Report
+from firstkit.config.runner_checks import check_runner
 from firstkit.config.scheduler_checks import LOCAL, check_asks, check_scheduler
 from firstkit.config.shape import near_names
 from firstkit.config.values import write_duration
@@ -27,6 +28,7 @@ def check_catalog(report: Report, draft: Draft) -> None:
             _check_link(report, draft, name, cluster)
             _check_limits(report, draft, name, cluster)
             _check_room_for_successors(report, draft, name, cluster)
+            check_runner(report, name, cluster)
     _check_clusters_together(report, draft)
     for name, deployment in draft.deployments.items():
         _check_references(report, draft, name, deployment)

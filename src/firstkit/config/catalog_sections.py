@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from firstkit.config.process_sections import Controller, Gateway, Identity, Section, Store, StoreField
+from firstkit.config.runner_section import Runner
 from firstkit.config.values import (
     Bind,
     DoorAddress,
@@ -66,12 +67,6 @@ class Scheduler(Section):
     )
 
 
-class LocalRunner(Section):
-    """Runs the scheduler's commands on this machine."""
-
-    kind: Literal["local"] = Field(description="where the scheduler's commands run", examples=["local"])
-
-
 class Link(Section):
     """How bytes reach an instance."""
 
@@ -105,7 +100,7 @@ class Cluster(Section):
     """One batch-scheduler domain."""
 
     scheduler: Scheduler = Field(description="which scheduler, and what it is told about every job")
-    runner: LocalRunner = Field(description="where the scheduler's commands run")
+    runner: Runner = Field(description="where the scheduler's commands run")
     link: Link = Field(description="how bytes reach an instance")
     run_dir: str = Field(
         description="folder on the cluster for jobs, made with mode 0700; an absolute path",

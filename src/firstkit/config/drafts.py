@@ -10,9 +10,10 @@ from typing import Any, cast
 from firstkit.config.catalog_sections import Engine, Limits, Link, Model, Resources, Scaling, Scheduler
 from firstkit.config.document import MapNode, plain_value
 from firstkit.config.process_sections import Controller, Gateway, Identity, Store
+from firstkit.config.runner_section import Runner
 from firstkit.config.shape import salvage
 
-KINDS = {"scheduler": ("local", "slurm"), "runner": ("local",), "link": ("local", "direct")}
+KINDS = {"scheduler": ("local", "slurm"), "runner": ("local", "ssh"), "link": ("local", "direct")}
 """What exists in this version; a cluster that asks for something else is not judged further."""
 
 
@@ -23,6 +24,7 @@ class DraftCluster:
     scheduler: str
     scheduler_words: Scheduler | None
     runner: str
+    runner_words: Runner | None
     link: Link | None
     limits: Limits
     run_dir: str
@@ -76,6 +78,7 @@ def _cluster(value: object) -> DraftCluster:
         scheduler=kinds["scheduler"],
         scheduler_words=salvage(Scheduler, given.get("scheduler")),
         runner=kinds["runner"],
+        runner_words=salvage(Runner, given.get("runner")),
         link=salvage(Link, given.get("link")),
         limits=salvage(Limits, given.get("limits")) or Limits(),
         run_dir=_text(given.get("run_dir")),

@@ -10,6 +10,7 @@ from firstkit.config.disk import Disk
 from firstkit.config.document import Path
 from firstkit.config.drafts import Draft, DraftCluster, DraftDeployment
 from firstkit.config.report import Report
+from firstkit.config.runner_checks import check_ssh_files
 
 OPTION_FILES = ("key_file",)
 """Options of engines that name a secret's file on the gateway's machine."""
@@ -22,6 +23,7 @@ def check_paths(report: Report, draft: Draft, *, disk: Disk, folder: FilePath, d
         _check_secret(report, ("store", "password_file"), folder / draft.store.password_file, disk)
     for name, cluster in draft.clusters.items():
         _check_run_dir(report, name, cluster, disk=disk, folder=folder, data_dir=data_dir)
+        check_ssh_files(report, name, cluster, disk=disk)
     for name, deployment in draft.deployments.items():
         _check_deployment(report, draft, name, deployment, disk=disk, folder=folder)
 

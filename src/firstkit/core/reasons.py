@@ -33,6 +33,7 @@ class Reason(StrEnum):
     SERVING = "SERVING"
     DRAINING = "DRAINING"
     UNREACHABLE = "UNREACHABLE"
+    LOGIN_EXPIRED = "LOGIN_EXPIRED"
     # how one ended
     SCALED_IN = "SCALED_IN"
     REMOVED = "REMOVED"

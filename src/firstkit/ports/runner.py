@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from firstkit.core.reasons import Reason
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
@@ -34,9 +36,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """It may or may not have run: timed out, connection lost, output cut."""
+    """It may or may not have run: timed out, connection lost, output cut; with a reason of its own where it has one."""
 
     detail: str
+    reason: Reason | None = None
 
 
 Result = Done | Refused | Unknown
@@ -60,6 +63,16 @@ class RemoteFile:
     mode: int = 0o600
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """How it stands with being let in. `left_s`: how long yet, None where no end is known; `expired`: it was good."""
+
+    well: bool
+    left_s: float | None = None
+    expired: bool = False
+    detail: str = ""
+
+
 class Runner(Protocol):
     """Run commands and move small files; every call bounded by its deadline."""
 
@@ -81,4 +94,8 @@ class Runner(Protocol):
         self, paths: Sequence[str], *, deadline_s: float, limit: int = 262_144
     ) -> Mapping[str, bytes] | Unknown:
         """Read files, leaving out those that do not exist; the last `limit` bytes of longer ones."""
+        ...
+
+    async def login(self) -> Login:
+        """Say whether commands would be let in, and how long yet."""
         ...

@@ -137,8 +137,9 @@ class Preparer:
         return Prepared(files=tuple(files), submission=submission)
 
     def _control(self, cluster: Cluster) -> control.Control | None:
-        """Say where the launcher reports; files alone where HTTP cannot be."""
-        urls = [] if cluster.control == "files" else self._control_urls()
+        """Say where the launcher reports; files alone where HTTP cannot be, nor a socket of this machine."""
+        here = cluster.runner.kind == "local"
+        urls = [] if cluster.control == "files" else [url for url in self._control_urls() if here or url[:5] != "unix:"]
         return control.Control(urls=tuple(urls)) if urls else None
 
     def _door(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scheduler with its runner, ready to be tried: the local one with real processes, and the simulated one."""
+"""A scheduler with its runner, ready to be tried: the local one with real processes here or over ssh, or simulated."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from pathlib import Path
 import anyio
 
 from firstkit.adapters.runners.local import LocalRunner
+from firstkit.adapters.runners.ssh import SshRunner
+from firstkit.adapters.runners.ssh_master import SshMasters
+from firstkit.adapters.runners.ssh_place import socket_folder
 from firstkit.adapters.schedulers.local import LocalScheduler
 from firstkit.adapters.schedulers.slurm import SlurmScheduler
 from firstkit.core.catalog import Resources, SchedulerSpec
@@ -25,6 +28,7 @@ from firstkit.testing.records import make_cluster
 from firstkit.testing.simulated_cluster import SimulatedCluster
 from firstkit.testing.simulated_scheduler import SimulatedScheduler
 from firstkit.testing.slurm import RealSlurm
+from firstkit.testing.sshd import Sshd
 
 INSTALLATION = "abcdefgh"
 DEADLINE_S = 30.0
@@ -108,8 +112,28 @@ class Rig:
 @asynccontextmanager
 async def local_rig(folder: Path) -> AsyncGenerator[Rig]:
     """Make the real local scheduler and runner in a folder."""
+    async with _local_jobs(folder, LocalRunner(os.environ)) as rig:
+        yield rig
+
+
+@asynccontextmanager
+async def ssh_rig(folder: Path) -> AsyncGenerator[Rig]:
+    """Make the real local scheduler behind a real sshd."""
+    sshd = Sshd(folder / "sshd")
+    masters = SshMasters(folder=lambda: socket_folder(folder), environment=os.environ, keeper=True)
+    sshd.start()
+    try:
+        async with _local_jobs(folder / "jobs", SshRunner(masters.at(sshd.place(python=sys.executable)))) as rig:
+            yield rig
+    finally:
+        await masters.close()
+        sshd.stop()
+
+
+@asynccontextmanager
+async def _local_jobs(folder: Path, runner: Runner) -> AsyncGenerator[Rig]:
+    """Run jobs of the local scheduler through a runner."""
     scheduler = LocalScheduler(make_cluster(run_dir=str(folder)), installation=INSTALLATION, python=sys.executable)
-    runner = LocalRunner(os.environ)
     program = [RemoteFile(path=f"{folder}/{name}", data=data) for name, data in scheduler.files().items()]
     assert isinstance(await runner.put(program, deadline_s=DEADLINE_S), Done)
 

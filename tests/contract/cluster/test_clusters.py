@@ -11,25 +11,28 @@ import pytest
 from firstkit.core.reasons import HEALING, Reason
 from firstkit.ports.runner import Done, Refused, RemoteFile, Unknown
 from firstkit.ports.scheduler import Accepted, JobPhase, Rejected, Unsure
-from firstkit.testing.rigs import DEADLINE_S, Rig, local_rig, simulated_rig, slurm_rig
+from firstkit.testing.rigs import DEADLINE_S, Rig, local_rig, simulated_rig, slurm_rig, ssh_rig
 from firstkit.testing.slurm import RealSlurm
+from firstkit.testing.sshd import installed
 
 Opened = Callable[[Path], AbstractAsyncContextManager[Rig]]
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="session", params=["local", pytest.param("slurm", marks=pytest.mark.slurm), "simulated"])
+@pytest.fixture(scope="session", params=["local", "ssh", pytest.param("slurm", marks=pytest.mark.slurm), "simulated"])
 def rig_of(request: pytest.FixtureRequest) -> Opened:
     if request.param == "slurm":
         cluster: RealSlurm = request.getfixturevalue("slurm")
         return lambda folder: slurm_rig(folder, cluster)
-    return {"local": local_rig, "simulated": simulated_rig}[request.param]
+    if request.param == "ssh" and not installed():
+        pytest.skip("openssh-server is not installed; run `make debian` as root")
+    return {"local": local_rig, "ssh": ssh_rig, "simulated": simulated_rig}[request.param]
 
 
 async def test_a_job_is_listed_by_its_tag_and_number_until_it_has_ended(rig_of: Opened, tmp_path: Path) -> None:
     async with rig_of(tmp_path) as rig:
         number = await rig.accepted("j-000000000001", lasts_s=0.3)
-        seen = await rig.seen(number, JobPhase.WAITING, JobPhase.RUNNING)
+        seen = await rig.seen(number, JobPhase.WAITING, JobPhase.RUNNING, JobPhase.ENDED)
         assert seen.tag == f"first-{rig.installation}-j-000000000001"
         ended = await rig.seen(number, JobPhase.ENDED)
         assert (ended.reason, ended.detail) == (None, "exit code 0")
@@ -61,11 +64,12 @@ async def test_a_job_past_its_walltime_ends_for_that_reason(rig_of: Opened, tmp_
     async with rig_of(tmp_path) as rig:
         if rig.walltime_s is None:
             pytest.skip("allowed: the shortest walltime of this scheduler is too long for a test")
-        number = await rig.accepted("j-000000000001", walltime_s=rig.walltime_s)
-        running = await rig.seen(number, JobPhase.RUNNING)
+        long = await rig.accepted("j-000000000001", walltime_s=300.0)
+        running = await rig.seen(long, JobPhase.RUNNING)
         assert running.time_left_s is not None
-        assert running.time_left_s <= rig.walltime_s
-        assert (await rig.seen(number, JobPhase.ENDED)).reason is Reason.WALLTIME
+        assert running.time_left_s <= 300.0
+        short = await rig.accepted("j-000000000002", walltime_s=rig.walltime_s)
+        assert (await rig.seen(short, JobPhase.ENDED)).reason is Reason.WALLTIME
 
 
 async def test_a_job_without_walltime_has_no_time_left_to_tell(rig_of: Opened, tmp_path: Path) -> None:

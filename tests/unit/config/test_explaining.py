@@ -31,6 +31,8 @@ def everything(engines: Mapping[str, Engine], disk: Disk) -> Loaded:
 
 
 def test_a_key_is_explained_with_type_default_example_and_present_value(everything: Loaded) -> None:
+    lines = (VALID / "everything.yaml").read_text().splitlines()
+    line = lines.index("    scaling: {min: 1, max: 4, in_flight: 32, idle: never, linger: 1h}") + 1
     assert explain("deployments.llama-70b-here.scaling.max", loaded=everything).splitlines() == [
         "deployments.NAME.scaling.max",
         "  most serving instances, a successor not counted",
@@ -38,7 +40,7 @@ def test_a_key_is_explained_with_type_default_example_and_present_value(everythi
         "  default   1",
         "  example   max: 4",
         "  applies   at once, in place",
-        "  now       deployments.llama-70b-here.scaling.max: 4  (first.yaml:106:28)",
+        f"  now       deployments.llama-70b-here.scaling.max: 4  (first.yaml:{line}:28)",
     ]
 
 

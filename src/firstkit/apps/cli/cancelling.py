@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 
 from firstkit.adapters.store import open_store
-from firstkit.apps.clusters import runner_for, scheduler_for
+from firstkit.apps.clusters import connections, runner_for, scheduler_for
 from firstkit.apps.naming import read_installation
 from firstkit.config.environment import read_environment
 from firstkit.config.loading import load
@@ -18,8 +18,8 @@ from firstkit.core.catalog import Cluster
 from firstkit.core.errors import FirstError, NotFound, SiteError
 from firstkit.core.nearest import nearest, or_list
 from firstkit.core.settings import StoreSettings
-from firstkit.ports.runner import Done
-from firstkit.ports.scheduler import JobPhase
+from firstkit.ports.runner import Done, Runner
+from firstkit.ports.scheduler import JobPhase, Scheduler
 
 DEADLINE_S = 60.0
 
@@ -36,14 +36,14 @@ def cancel_all(name: str, *, config: Path, data: Path, installation: str | None 
         raise NotFound(f"there is no cluster {name!r} in {config}; did you mean {or_list(close)}?")
     ours = installation or _from_store(loaded.settings.store, data) or read_installation(data)
     if ours is None:
-        used = seen_installations(cluster)
+        used = seen_installations(cluster) if cluster.runner.kind == "local" else []
         which = f"; {', '.join(used)} used {cluster.run_dir}" if used else ""
         raise SiteError(
             f"neither the store nor the state folder {data} tells which installation this is{which}: say which one's "
             "jobs to cancel with `--installation ID`",
             code="installation_unknown",
         )
-    return anyio.run(_cancel, cluster, ours)
+    return anyio.run(_cancel, cluster, ours, data)
 
 
 def _from_store(settings: StoreSettings, data: Path) -> str | None:
@@ -60,9 +60,16 @@ def _from_store(settings: StoreSettings, data: Path) -> str | None:
     return None
 
 
-async def _cancel(cluster: Cluster, installation: str) -> list[str]:
-    runner = runner_for(cluster)
-    scheduler = scheduler_for(cluster, installation=installation)
+async def _cancel(cluster: Cluster, installation: str, data: Path) -> list[str]:
+    masters = connections(data)
+    try:
+        runner, scheduler = runner_for(cluster, masters=masters), scheduler_for(cluster, installation=installation)
+        return await _cancel_with(runner, scheduler, cluster)
+    finally:
+        await masters.close()
+
+
+async def _cancel_with(runner: Runner, scheduler: Scheduler, cluster: Cluster) -> list[str]:
     seen = scheduler.parse(await runner.run(scheduler.observe(), deadline_s=DEADLINE_S))
     if not seen.complete:
         raise SiteError(f"the scheduler of {cluster.name} did not list its jobs: {seen.detail}; try again")

@@ -9,20 +9,21 @@ import shutil
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import anyio
 
 from firstkit.adapters.engines.registry import load_engines
-from firstkit.apps.clusters import runner_for, scheduler_for
+from firstkit.apps.clusters import connections, runner_for, scheduler_for
 from firstkit.config.environment import read_environment
 from firstkit.config.loading import Loaded, load
 from firstkit.core import ids
 from firstkit.core.catalog import Cluster, Deployment, Resources
 from firstkit.core.errors import ConfigError, FirstError, NotFound
 from firstkit.core.nearest import nearest, or_list
-from firstkit.core.units import format_bytes
+from firstkit.core.units import format_bytes, format_duration
 from firstkit.ports.engine import Engine
 from firstkit.ports.runner import Command, Done, RemoteFile, Result, Runner
 from firstkit.ports.scheduler import Accepted, JobPhase, Scheduler, SeenJob, Submission
@@ -30,6 +31,7 @@ from firstkit.ports.scheduler import Accepted, JobPhase, Scheduler, SeenJob, Sub
 DEADLINE_S = 30.0
 JOB_S = 60.0
 SOCKET_LIMIT = 100
+LOGIN_SHORT_S = 3600.0
 LOW_DISK = 2_000_000_000
 _VERSION = "import sys; print('%d.%d.%d' % sys.version_info[:3]); sys.exit(sys.version_info < (3, 9))"
 
@@ -65,7 +67,8 @@ def examine(config: Path, *, data: Path, cluster: str | None, with_job: bool, te
     for name, item in catalog.clusters.items():
         if cluster in {None, name}:
             deployments = [one for one in catalog.deployments.values() if one.cluster == name]
-            anyio.run(_cluster, item, deployments, engines, with_job, tell)
+            look = partial(_cluster, item, deployments, engines, tell, with_job=with_job)
+            anyio.run(partial(look, data=Path(loaded.settings.data_dir)))
 
 
 def state_folder(loaded: Loaded) -> list[Check]:
@@ -97,16 +100,37 @@ async def _cluster(
     cluster: Cluster,
     deployments: list[Deployment],
     engines: Mapping[str, Engine],
-    with_job: bool,  # noqa: FBT001 anyio.run takes positions
     tell: Tell,
+    *,
+    with_job: bool,
+    data: Path,
 ) -> None:
     """Check one cluster, through its own runner."""
+    masters = connections(data)
+    try:
+        await _reached(
+            cluster, deployments, engines, tell, with_job=with_job, runner=runner_for(cluster, masters=masters)
+        )
+    except FirstError as error:
+        tell(Check(name=f"{cluster.name}: adapters", state="fail", detail=error.message))
+    finally:
+        await masters.close()
+
+
+async def _reached(
+    cluster: Cluster,
+    deployments: list[Deployment],
+    engines: Mapping[str, Engine],
+    tell: Tell,
+    *,
+    with_job: bool,
+    runner: Runner,
+) -> None:
+    """Check a cluster from the login to the test job; what needs what has failed is not tried."""
     where = f"{cluster.name}: "
     installation = ids.installation_id(secrets.token_bytes(5))  # none that a controller would look after
-    try:
-        runner, scheduler = runner_for(cluster), scheduler_for(cluster, installation=installation)
-    except FirstError as error:
-        tell(Check(name=where + "adapters", state="fail", detail=error.message))
+    scheduler = scheduler_for(cluster, installation=installation)
+    if not await _login(cluster, runner, where, tell):
         return
     folder = await _run_dir(cluster, runner, scheduler, where, tell)
     await _python(cluster, runner, where, tell)
@@ -124,6 +148,20 @@ async def _cluster(
         tell(Check(name=where + "test job", state="skip", detail="not asked for"))
     elif seen.complete:
         tell(await _job(cluster, runner, scheduler, installation, where))
+
+
+async def _login(cluster: Cluster, runner: Runner, where: str, tell: Tell) -> bool:
+    """See whether we are let in at all, and for how long yet."""
+    if cluster.runner.kind == "local":
+        return True
+    login = await runner.login()
+    if not login.well:
+        tell(Check(name=where + "login", state="fail", detail=login.detail))
+        return False
+    left = "" if login.left_s is None else f"; its certificate is good for another {format_duration(login.left_s)}"
+    state: Literal["ok", "warn"] = "ok" if login.left_s is None or login.left_s > LOGIN_SHORT_S else "warn"
+    tell(Check(name=where + "login", state=state, detail=f"{cluster.runner.kind} lets us in{left}"))
+    return True
 
 
 async def _run_dir(cluster: Cluster, runner: Runner, scheduler: Scheduler, where: str, tell: Tell) -> bool:
