@@ -32,7 +32,7 @@ def everything(engines: Mapping[str, Engine], disk: Disk) -> Loaded:
 
 def test_a_key_is_explained_with_type_default_example_and_present_value(everything: Loaded) -> None:
     lines = (VALID / "everything.yaml").read_text().splitlines()
-    line = lines.index("    scaling: {min: 1, max: 4, in_flight: 32, idle: never, linger: 1h}") + 1
+    line = next(number for number, text in enumerate(lines, 1) if text.startswith("    scaling: {min: 1, max: 4, "))
     assert explain("deployments.llama-70b-here.scaling.max", loaded=everything).splitlines() == [
         "deployments.NAME.scaling.max",
         "  most serving instances, a successor not counted",
