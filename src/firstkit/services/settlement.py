@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import anyio
 import msgspec
@@ -27,6 +27,7 @@ import msgspec
 from firstkit.core.errors import FirstError, SiteError
 from firstkit.core.request import AttemptRecord
 from firstkit.ports.store import GatewayStore, StoreUnavailable
+from firstkit.ports.telemetry import Journal
 from firstkit.services.store_thread import StoreThread
 
 BATCH = 500
@@ -49,12 +50,6 @@ _REFUSED = "refused.jsonl"
 _CHUNK = 1 << 20
 _ENCODER = msgspec.json.Encoder()
 _DECODER: msgspec.json.Decoder[AttemptRecord] = msgspec.json.Decoder(AttemptRecord)
-
-
-class Journal(Protocol):
-    """Where it is said that something went wrong with the spool; structured, one line each."""
-
-    def __call__(self, event: str, /, **facts: object) -> None: ...
 
 
 # ----------------------------------------------------------------------------------------------------------- writing
