@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import sys
 import time
@@ -15,6 +17,7 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LOG_LIMIT = 10_000_000
+LOG_LOOK_S = 5.0
 READY_WITHIN_S = 30.0
 SAME_DEATH_S = 1.0
 QUICK_S = 5.0
@@ -93,6 +96,7 @@ class Child:
         self._quick = 0
         self.failed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._clerk: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -112,6 +116,7 @@ class Child:
         """Start it and keep it."""
         self._process = await self._spawn()
         self._task = asyncio.create_task(self._keep(), name=f"keep {self.part.name}")
+        self._clerk = asyncio.create_task(self._keep_log_short(), name=f"log of {self.part.name}")
 
     async def replace(self) -> bool:
         """Start a successor on the same descriptors, wait until it is ready, then have the old one finish and end.
@@ -145,8 +150,7 @@ class Child:
         return True
 
     async def _spawn(self, *more: str, descriptors: tuple[int, ...] = ()) -> asyncio.subprocess.Process:
-        if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
-            self.log.replace(self.log.with_suffix(".log.1"))
+        set_aside(self.log)
         descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             return await asyncio.create_subprocess_exec(
@@ -179,13 +183,19 @@ class Child:
             await asyncio.sleep(min(LONGEST_PAUSE_S, 0.2 * 2 ** min(self._quick, 10)))
             self._process = await self._spawn()
 
+    async def _keep_log_short(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_LOOK_S)
+            set_aside(self.log)
+
     async def stop(self, *, within_s: float, number: int = signal.SIGTERM) -> bool:
         """Ask it to end and wait; kill it when the time is over. Return whether it ended by itself."""
         self._stopping = True
         ended = await asyncio.gather(*(_end(process, number, within_s) for process in self._running()))
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in (self._task, self._clerk):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         return all(ended)
 
     def signal(self, number: int) -> None:
@@ -199,6 +209,25 @@ class Child:
             return self.log.read_text(errors="replace").splitlines()[-lines:]
         except OSError:
             return ()
+
+
+def set_aside(log: Path) -> None:
+    """Keep a log bounded: beyond the limit its content is copied to `.log.1` in the place of what was there, and cut.
+
+    Copied and not renamed, since several processes may have it open; each appends, so it goes on at the new end. What
+    is written in the moment between copy and cut is lost, and everything where the disk takes no copy.
+    """
+    try:
+        descriptor = os.open(log, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return
+    with os.fdopen(descriptor, "r+b") as present:
+        if os.fstat(descriptor).st_size <= LOG_LIMIT:
+            return
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        with contextlib.suppress(OSError), os.fdopen(os.open(log.with_suffix(".log.1"), flags, 0o600), "wb") as older:
+            shutil.copyfileobj(present, older, 1 << 20)
+        present.truncate(0)
 
 
 async def _end(process: asyncio.subprocess.Process, number: int, within_s: float) -> bool:
