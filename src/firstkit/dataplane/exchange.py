@@ -156,8 +156,9 @@ class InferenceExchange(Intake):
         try:
             if facts is None or not self.may_retry(attempt):
                 raise error
+            since_arrival_s = time.monotonic() - self.started_at
             place = self.plane.dispatcher.again(
-                facts, self, attempt=attempt.number + 1, exclude=self.tried, waited_s=self.waited_s
+                facts, self, attempt=attempt.number + 1, exclude=self.tried, waited_s=since_arrival_s
             )
         except FirstError as last:
             self.fail(last, attempt=attempt)

@@ -180,10 +180,10 @@ class Dispatcher:
     ) -> Grant | Ticket:
         """Give a request whose attempts at the `exclude`d instances failed a place elsewhere, or ahead in the queue.
 
-        `attempt` is the number of the attempt to come; `waited_s` what the request has waited so far, and is taken off
-        its bound. An excluded instance may be tried again once it has recovered. Raises UpstreamError when no attempt
-        or no instance is left; if all that failed are lost, the request waits for a new one like any for a model that
-        is not hot, with the errors of `open`.
+        `attempt` is the number of the attempt to come; `waited_s` how long ago the request arrived, which is taken off
+        its bound and counts as waiting. An excluded instance may be tried again once it has recovered. Raises
+        UpstreamError when no attempt or no instance is left; if all that failed are lost, the request waits for a new
+        one like any for a model that is not hot, with the errors of `open`.
         """
         if attempt > self._settings.attempts:
             raise refusals.nowhere_left(facts, attempt)
@@ -195,7 +195,7 @@ class Dispatcher:
             raise refusals.nowhere_left(facts, attempt)
         self._check_wait(offer, facts, choice, waited_s=waited_s, now=now)
         failed = {name: slots.recoveries for name in exclude if (slots := self._leases.get(name)) is not None}
-        ticket = Ticket(self, facts, waiter, attempt=attempt, failed=failed, since=now)
+        ticket = Ticket(self, facts, waiter, attempt=attempt, failed=failed, since=now - waited_s)
         offer.room.return_to_front(ticket, now=now)
         self._bound(ticket, waited_s)
         return ticket

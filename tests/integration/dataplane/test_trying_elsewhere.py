@@ -5,11 +5,13 @@ import asyncio
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from firstkit.core.request import Dialect, Outcome
+from firstkit.core.request import Dialect, Outcome, RequestFacts
 from firstkit.core.settings import GatewaySettings
+from firstkit.services.waiting_room import Grant, Ticket, Waiter
 from firstkit.testing.planes import MODEL, make_route, plane_world
 from firstkit.testing.raw_client import Answer, request
 from firstkit.testing.raw_engine import STREAM_HEAD, Visit, answer, chunked, raw_engine, says
@@ -77,6 +79,33 @@ async def test_a_connection_that_breaks_before_the_first_byte_moves_it_too(
 
 async def _busy(visit: Visit) -> None:
     await visit.wait_gone()
+
+
+async def test_the_time_at_an_instance_that_failed_counts_as_waited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def late(visit: Visit) -> None:
+        await asyncio.sleep(0.3)
+        await visit.close()
+
+    async with raw_engine(tmp_path) as bad, raw_engine(tmp_path) as good, plane_world(tmp_path) as world:
+        world.serve(bad)
+        bad.script = late
+        told: list[float] = []
+        again = world.dispatcher.again
+
+        def noted(facts: RequestFacts, waiter: Waiter, **more: Any) -> Grant | Ticket:
+            told.append(more["waited_s"])
+            return again(facts, waiter, **more)
+
+        monkeypatch.setattr(world.dispatcher, "again", noted)
+        async with world.client() as client:
+            await client.send(request(CHAT))
+            await bad.visit()
+            world.publish(make_route("i-0", bad.address), make_route("i-1", good.address))
+            assert (await client.answer()).headers["x-first-instance"] == "i-1"
+    assert len(told) == 1
+    assert told[0] > 0.2
 
 
 async def test_an_engine_that_drains_is_left_for_another(tmp_path: Path) -> None:

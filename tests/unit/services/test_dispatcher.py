@@ -853,10 +853,12 @@ def test_the_wait_of_earlier_attempts_counts_towards_the_bound(world: Dispatcher
     world.dispatcher.failed(first.instance, Failure.REFUSED)
     first.done()
     retry = world.again(first, first.instance, waited_s=8.0)
+    assert world.dispatcher.demand()[0].oldest_wait_s == pytest.approx(8.0)
     world.time.advance(1.9)
     assert retry.waits
     world.time.advance(0.2)
     assert isinstance(retry.error, Limited)
+    assert "10" in retry.error.message
 
 
 # ----------------------------------------------------------------------------------------------- demand, the end
