@@ -2,6 +2,7 @@
 """Processes that are kept running."""
 
 import stat
+import sys
 from pathlib import Path
 
 import anyio
@@ -40,7 +41,7 @@ async def test_the_log_of_a_part_that_runs_on_and_on_stays_bounded_and_private(
     talker = tmp_path / "talker"
     talker.write_text("#!/bin/sh\ni=0\nwhile :; do i=$((i + 1)); echo line $i; done\n")
     talker.chmod(0o700)
-    monkeypatch.setattr(children.sys, "executable", str(talker))
+    monkeypatch.setattr(sys, "executable", str(talker))
     monkeypatch.setattr(children, "LOG_LIMIT", 20_000)
     monkeypatch.setattr(children, "LOG_LOOK_S", 0.01)
     child = Child(Part(name="api", arguments=()), logs=tmp_path, say=lambda _: None)
