@@ -254,6 +254,7 @@ async def test_a_running_job_is_drained_before_a_maintenance_that_is_announced_l
         world.gateways[0].in_flight = {first: 1}
         assert await gap_s(world, 840) == 0, "nothing could run long enough in between: it serves until then"
         await world.until(lambda: not cluster.live_jobs(), within_s=60)
+        await world.until(lambda: bool(world.jobs(JobState.ENDED)), within_s=60)
         assert world.jobs(JobState.ENDED)[0].reason is Reason.MAINTENANCE
         world.gateways[0].in_flight = {}
         await world.until(lambda: bool(world.routes()), within_s=1200)
