@@ -100,6 +100,21 @@ async def test_a_request_that_came_and_went_between_two_looks_starts_the_model(t
 
 
 @virtually
+async def test_a_short_idle_counts_from_the_last_request_and_what_is_asked_for_every_second_stays(
+    tmp_path: Path,
+) -> None:
+    async with simulated_world(tmp_path) as world:
+        (gateway,) = world.gateways
+        gateway.waiting = {"demo-model": 1}
+        await started(world, make_deployment(scaling=Scaling(min=0, max=3, in_flight=10, idle_s=1.0)))
+        gateway.waiting, gateway.wanted = {}, {"demo-model"}
+        await world.advance(120)
+        assert len(world.instances()) == 1
+        gateway.wanted = set()
+        await world.until(lambda: not world.routes(), within_s=8.0)
+
+
+@virtually
 async def test_a_model_in_use_stays_however_long_one_answer_takes(tmp_path: Path) -> None:
     async with simulated_world(tmp_path) as world:
         world.gateways[0].waiting = {"demo-model": 1}

@@ -50,7 +50,7 @@ class Lifecycle:
     def carry_out(self, view: View, *, catalog: Catalog, spec: str, now: float) -> None:
         """Mark what is wanted, drain and start, as decided for one deployment."""
         for name in view.changes.wanted:
-            self._mark_wanted(name, view, now)
+            self._mark_wanted(name, view, now - view.changes.wanted_ago_s)
         for drain in view.changes.drains:
             self.drain(drain.instance, drain.reason, within_s=drain.within_s, now=now)
         for name in view.changes.heirs:
@@ -58,13 +58,13 @@ class Lifecycle:
         for _ in range(view.changes.start):
             self._plan(view, catalog, spec, now)
 
-    def _mark_wanted(self, name: str, view: View, now: float) -> None:
-        """Note that an instance is needed now; written only as finely as `idle` needs."""
+    def _mark_wanted(self, name: str, view: View, at: float) -> None:
+        """Note when an instance was last needed; written only as finely as `idle` needs."""
         item = self._world.instances[name]
         idle_s = view.deployment.scaling.idle_s
         grain_s = 60.0 if idle_s is None else max(0.2, min(60.0, idle_s / 20.0))
-        if item.wanted_at is None or now - item.wanted_at >= grain_s:
-            self._world.amend(name, wanted_at=now)
+        if item.wanted_at is None or at - item.wanted_at >= grain_s:
+            self._world.amend(name, wanted_at=at)
 
     def _plan(self, view: View, catalog: Catalog, spec: str, now: float, *, replaces: Instance | None = None) -> None:
         """Plan one job with one instance (an external engine: the instance alone).

@@ -38,6 +38,7 @@ class Changes:
     start_reason: Reason = Reason.DEMAND
     drains: tuple[Drain, ...] = ()
     wanted: tuple[str, ...] = ()
+    wanted_ago_s: float = 0.0
     verdict: Reason = Reason.NO_DEMAND
     detail: str = ""
     barred_s: float = 0.0
@@ -118,6 +119,7 @@ def decide(situation: Situation) -> Changes:
     changes = Changes(
         drains=drains,
         wanted=tuple(item.id for item in [*current[:needed], *closing[: max(0, needed - serving)]]),
+        wanted_ago_s=situation.need.ago_s,
         verdict=verdict,
         detail=detail,
         barred_s=situation.barred_s if verdict is situation.blocked else 0.0,

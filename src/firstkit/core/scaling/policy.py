@@ -26,10 +26,14 @@ wanted throughout, or its instance would come and go.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """How many instances the present demand needs, bounded by min and max, and why."""
+    """How many instances the present demand needs, bounded by min and max, and why.
+
+    `ago_s` is how long ago they were last at work or waited for, where the demand is but a recent one.
+    """
 
     count: int
     reason: Reason
+    ago_s: float = 0.0
 
 
 def need(signals: Signals, *, scaling: Scaling, serving: int) -> Need:
@@ -42,17 +46,18 @@ def need(signals: Signals, *, scaling: Scaling, serving: int) -> Need:
     load = signals.in_flight
     if signals.waiting and (serving == 0 or signals.oldest_wait_s >= SCALE_OUT_WAIT_S):
         load += signals.waiting
-    wanted = -(-load // scaling.in_flight)
-    recently = signals.wanted_ago_s is not None and signals.wanted_ago_s <= recently_s(scaling.idle_s)
-    if signals.waiting or recently:
+    wanted, ago_s = -(-load // scaling.in_flight), 0.0
+    if signals.waiting:
         wanted = max(wanted, 1)
+    elif not load and signals.wanted_ago_s is not None and signals.wanted_ago_s <= recently_s(scaling.idle_s):
+        wanted, ago_s = 1, signals.wanted_ago_s
     if wanted > scaling.max:
         return Need(count=scaling.max, reason=Reason.AT_MAX)
     if wanted > scaling.min:
-        return Need(count=wanted, reason=Reason.DEMAND)
+        return Need(count=wanted, reason=Reason.DEMAND, ago_s=ago_s)
     return Need(count=scaling.min, reason=Reason.MIN_KEPT if scaling.min else Reason.NO_DEMAND)
 
 
 def recently_s(idle_s: float | None) -> float:
-    """Say how long a model stays wanted after it was asked for; not beyond `idle`, which counts from there."""
+    """Say how long a model stays wanted after it was asked for; `idle` counts from when it was asked for."""
     return RECENTLY_S if idle_s is None else min(RECENTLY_S, max(LOOKS_S, idle_s))

@@ -45,6 +45,12 @@ def test_what_was_asked_for_is_wanted_no_longer_than_idle_but_over_several_looks
     assert ask(scaling=scaling, wanted_ago_s=wanted_for_s + 0.1).count == 0
 
 
+def test_a_recent_wish_counts_from_when_it_was_and_work_from_now() -> None:
+    assert ask(wanted_ago_s=4.0).ago_s == 4.0
+    assert ask(wanted_ago_s=4.0, in_flight=1, serving=1).ago_s == 0.0
+    assert ask(wanted_ago_s=4.0, waiting=1).ago_s == 0.0
+
+
 def test_a_short_queue_beside_a_serving_instance_starts_no_other() -> None:
     assert ask(serving=1, in_flight=10, waiting=5, oldest_wait_s=SCALE_OUT_WAIT_S - 0.1).count == 1
 
