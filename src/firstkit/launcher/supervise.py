@@ -24,7 +24,7 @@ from .states import ASKED_FOR
 TICK_S = 1.0
 GENTLY_S = 1.0
 NEAR_END_S = 60.0
-"""A TERM this long before our own deadline, or later, is taken for the walltime's."""
+"""A TERM this long before our own deadline, or later, is the scheduler's warning that the walltime ends."""
 SAME_SIGNAL_S = 0.5
 """Schedulers may send TERM to the process and to its group: within this time it is the same one."""
 NOTICE_S = 2.0
@@ -50,6 +50,7 @@ class Job:
         self._trouble: Optional[str] = None
         self._refusal: Optional[str] = None
         self._signalled: Optional[float] = None
+        self._warned = False
         self._contact = time.monotonic()
         self._desired_file = DesiredFile(start.run_dir)
         self._news = asyncio.Event()
@@ -154,7 +155,7 @@ class Job:
             if self._control is not None:
                 self._control.use(desired.gateways)
         if desired.stop_job:
-            self.end(End("SCALED_IN", "the job is not wanted any more"))
+            self.end(End("WALLTIME" if self._warned else "SCALED_IN", "the job is not wanted any more"))
             return
         for instance in self.instances:
             want = desired.instances.get(instance.name)
@@ -166,9 +167,20 @@ class Job:
                 instance.drain(End("SCALED_IN"), want.within_s)
 
     def signalled(self, number: int) -> None:
-        """Take a request to end from outside: the first drains and stops, a second one kills."""
+        """Take a request to end from outside: the first drains and stops, a second one kills.
+
+        A warning that the walltime ends drains: what is in flight has until our own deadline.
+        """
         now = time.monotonic()
         name = signal.Signals(number).name
+        left = self._time_left(now)
+        near = left is not None and left <= self._spec.margin_s + NEAR_END_S
+        if near and not self._warned and self._signalled is None and self._end is None:
+            self._warned = True
+            self.note(f"{name} {left:g} s before the end: draining until {self._spec.margin_s:g} s before it")
+            for instance in self.instances:
+                instance.drain(End("WALLTIME", f"{name} from outside"), None)
+            return
         if self._signalled is not None:
             if now - self._signalled > SAME_SIGNAL_S:
                 self.note(f"{name} again: killing")
@@ -177,8 +189,6 @@ class Job:
                     instance.stop(End("CANCELLED", f"{name} from outside"))
             return
         self._signalled = now
-        left = self._time_left(now)
-        near = left is not None and left <= self._spec.margin_s + NEAR_END_S
         self.end(End("WALLTIME" if near else "CANCELLED", f"{name} from outside"))
 
     def end(self, end: End) -> None:

@@ -283,9 +283,8 @@ class Dispatcher:
     ) -> Choice[Slots]:
         """Choose an instance; one that may end too soon where the request must not wait for a better one."""
         choice = self._turns.choose(offer, facts, now, failed=failed)
-        if choice.held_back and (bound_s := self._bound_s(facts, waited_s)) is not None and bound_s <= 0.0:
-            return self._turns.choose(offer, facts, now, failed=failed, hold=False)
-        return choice
+        must_go = choice.held_back and self._bound_s(facts, waited_s) == 0.0
+        return self._turns.choose(offer, facts, now, failed=failed, hold=False) if must_go else choice
 
     def _check_wait(
         self, offer: Offer, facts: RequestFacts, choice: Choice[Slots], *, waited_s: float, now: float

@@ -75,9 +75,21 @@ def test_the_job_ends_itself_before_its_walltime(node: Any) -> None:
     assert job.status()["time_left_s"] < 1.5
 
 
-def test_a_term_near_the_end_is_the_walltimes(node: Any) -> None:
-    job = node.launch(node.engine("WellBehavedEngine"), walltime_s=60, margin_s=10)
+def test_a_term_near_the_end_warns_and_what_drains_then_ends_when_it_is_not_wanted_any_more(node: Any) -> None:
+    job = node.launch(node.engine("WellBehavedEngine"), walltime_s=1000, margin_s=950)
     job.until("READY")
+    job.process.send_signal(signal.SIGTERM)
+    assert job.until("DRAINING")["reason"] == "WALLTIME"
+    job.desire(1, stop_job=True)
+    assert job.wait() == 0
+    assert job.exit()["reason"] == "WALLTIME"
+
+
+def test_a_cancellation_after_a_warning_ends_the_job(node: Any) -> None:
+    job = node.launch(node.engine("WellBehavedEngine"), walltime_s=1000, margin_s=950)
+    job.until("READY")
+    job.process.send_signal(signal.SIGTERM)
+    job.until("DRAINING")
     assert job.end() == 0
     assert job.exit()["reason"] == "WALLTIME"
 
