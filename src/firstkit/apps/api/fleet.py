@@ -38,8 +38,15 @@ class Fleet:
             for item in self.instances
             if caller.operator or ((model := models.get(item.model)) is not None and caller.may_use(model))
         ]
+        jobs = {job.id: job for job in self.jobs}
         return [
-            InstanceView.of(item, now=self.now, in_flight=self.in_flight(item.id), operator=caller.operator)
+            InstanceView.of(
+                item,
+                job=jobs.get(item.job or ""),
+                now=self.now,
+                in_flight=self.in_flight(item.id),
+                operator=caller.operator,
+            )
             for item in sorted(seen, key=lambda item: (item.created_at, item.id))
         ]
 

@@ -82,6 +82,8 @@ INSTANCES: dict[str, Cell] = {
     "PROGRESS": progress_text,
     "FOR": lambda row: seconds(row["for_s"]),
     "IN FLIGHT": lambda row: str(row["in_flight"]) if row["state"] in {"READY", "DRAINING"} else "",
+    "TIME LEFT": lambda row: seconds(row["time_left_s"]),
+    "FOLLOWS": lambda row: row["replaces"],
     "WHY": why_text,
 }
 

@@ -111,13 +111,16 @@ class InstanceView(Shape):
     ready_at: datetime | None
     ended_at: datetime | None
     drain_within_s: float | None
+    time_left_s: float | None
+    replaces: str
     max_model_len: int | None
     exit_code: int | None
     exit_tail: list[str]
     image: str
 
     @staticmethod
-    def of(instance: Instance, *, now: float, in_flight: int, operator: bool) -> InstanceView:
+    def of(instance: Instance, *, job: Job | None, now: float, in_flight: int, operator: bool) -> InstanceView:
+        ends_at = job.ends_at if job is not None and instance.state is not InstanceState.ENDED else None
         return InstanceView(
             id=instance.id,
             deployment=instance.deployment,
@@ -137,6 +140,8 @@ class InstanceView(Shape):
             ready_at=moment(instance.ready_at),
             ended_at=moment(instance.ended_at),
             drain_within_s=None if instance.drain_by is None else round(instance.drain_by - now, 3),
+            time_left_s=None if ends_at is None else round(max(0.0, ends_at - now), 3),
+            replaces=instance.replaces,
             max_model_len=instance.max_model_len,
             exit_code=instance.exit_code if operator else None,
             image=instance.image if operator else "",
