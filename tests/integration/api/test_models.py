@@ -5,7 +5,7 @@ import pytest
 
 from firstkit.core.reasons import Reason
 from firstkit.core.topology import Heat, ModelStatus, Snapshot
-from firstkit.ports.store import StoreUnavailable
+from firstkit.ports.store import Demand, StoreUnavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -84,6 +84,30 @@ async def test_what_the_controller_published_is_told(world) -> None:
     assert first["endpoints"] == ["/v1/chat/completions"]
     assert 0 < first["time_to_hot_s"] <= 20
     assert first["for_s"] >= 3
+
+
+async def test_how_many_wait_for_a_model_at_all_gateways_is_told(world) -> None:
+    async def waiting() -> int:
+        return (await world.client.get("/v1/models/small", headers=world.user())).json()["first"]["waiting"]
+
+    assert await waiting() == 0
+    for gateway, count in (("gw-1", 2), ("gw-2", 3)):
+        demand = Demand(
+            gateway=gateway,
+            model="org/Small-1B",
+            waiting=count,
+            oldest_wait_s=1.0,
+            in_flight={},
+            wanted_ago_s=0.0,
+            lost=(),
+        )
+        world.store.write_demand(gateway=gateway, acked=0, demand=[demand])
+    await world.api.memory.refresh()
+    assert await waiting() == 5
+    for gateway in ("gw-1", "gw-2"):
+        world.store.write_demand(gateway=gateway, acked=0, demand=[])
+    await world.api.memory.refresh()
+    assert await waiting() == 0
 
 
 async def test_a_held_model_says_so_in_a_notice(world) -> None:

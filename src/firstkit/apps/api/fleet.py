@@ -6,14 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from firstkit.apps.api.callers import Caller
-from firstkit.apps.api.memory import Known
+from firstkit.apps.api.memory import GATEWAY_SILENT_S, Known
 from firstkit.core.instance.record import Instance
 from firstkit.core.job.record import Job
 from firstkit.ports.store import GatewayRow, Override, Store
 from firstkit.wire.admin.fleet import ClusterView, DeploymentView, InstanceView, JobView
-
-GATEWAY_SILENT_S = 15.0
-"""A gateway writes once a second; one that has been silent for so long is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import anyio
 
@@ -15,21 +15,27 @@ from firstkit.core.catalog import Catalog
 from firstkit.core.errors import ConfigError, FirstError, Unavailable
 from firstkit.core.reasons import Reason
 from firstkit.core.topology import Heat, ModelStatus, Snapshot
-from firstkit.ports.store import Revision, Store
+from firstkit.ports.store import GatewayRow, Revision, Store
 from firstkit.services.refusals import not_ready
 
 journal = Journal("api")
+GATEWAY_SILENT_S = 15.0
+"""A gateway writes once a second; one that has been silent for so long is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """One consistent picture. `read_at` is this process's monotonic clock when the snapshot was read."""
+    """One consistent picture. `read_at` is this process's monotonic clock when the snapshot was read.
+
+    `waiting` says by model how many requests wait at all gateways.
+    """
 
     directory: Directory
     applied_at: float
     snapshot: Snapshot
     statuses: dict[str, ModelStatus]
     read_at: float
+    waiting: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
     def catalog(self) -> Catalog:
@@ -124,13 +130,13 @@ class Memory:
         before = self._known
         have = (before.snapshot.epoch, before.snapshot.version) if before else (-1, -1)
 
-        def look(store: Store) -> tuple[Snapshot | None, float, Revision | None]:
+        def look(store: Store) -> tuple[Snapshot | None, float, Revision | None, list[GatewayRow]]:
             snapshot, age_s = store.snapshot(newer_than=have)
-            return snapshot, age_s, store.current_revision()
+            return snapshot, age_s, store.current_revision(), store.gateways(within_s=GATEWAY_SILENT_S)
 
-        snapshot, self._controller_silent_s, revision = await self._store.call(look)
-        directory = self._directory(revision)
-        if before is not None and snapshot is None and directory is before.directory:
+        snapshot, self._controller_silent_s, revision, gateways = await self._store.call(look)
+        directory, waiting = self._directory(revision), _waiting(gateways)
+        if before is not None and snapshot is None and directory is before.directory and waiting == before.waiting:
             return
         picture = snapshot or (before.snapshot if before else Snapshot())
         self._known = Known(
@@ -139,6 +145,7 @@ class Memory:
             snapshot=picture,
             statuses={item.model: item for item in picture.models},
             read_at=self._monotonic() if snapshot is not None or before is None else before.read_at,
+            waiting=waiting,
         )
         for listener in self.listeners:
             listener()
@@ -157,3 +164,13 @@ class Memory:
             self._refused = revision.number
             return before.directory if before else Directory.of(Catalog())
         return Directory.of(catalog)
+
+
+def _waiting(gateways: Sequence[GatewayRow]) -> dict[str, int]:
+    """Add up by model what waits at the gateways."""
+    found: dict[str, int] = {}
+    for row in gateways:
+        for demand in row.demand:
+            if demand.waiting:
+                found[demand.model] = found.get(demand.model, 0) + demand.waiting
+    return found

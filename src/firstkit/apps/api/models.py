@@ -72,6 +72,7 @@ def model_document(known: Known, model: Model, caller: Caller, *, age_s: float) 
             "held": status.held,
             "clusters": list(status.clusters),
             "for_s": round(status.for_s + age_s, 3),
+            "waiting": known.waiting.get(model.name, 0),
             "time_to_hot_s": 0.0 if status.heat is Heat.HOT else to_hot_s and round(to_hot_s, 3),
             "fraction": status.fraction,
             "progress": status.text,

@@ -75,20 +75,23 @@ def _until_hot(client: Client, model: str, line: StatusLine, *, timeout_s: float
             raise Unavailable(f"{found['id']} is {notice}; `first why {model}` tells more")
         now = time.monotonic()
         if timeout_s is not None and now - began >= timeout_s:
-            raise Unavailable(f"{found['id']} is not hot after {format_duration(timeout_s)}: {_words(state)}")
+            raise Unavailable(f"{found['id']} is not hot after {format_duration(timeout_s)}: {words(state)}")
         if first_look or now - asked_at >= ASK_EVERY_S:
             first_look, asked_at = False, now
             _ask(client, found)
-        line.show(f"{found['id']}: {_words(state)}")
+        line.show(f"{found['id']}: {words(state)}")
         time.sleep(LOOK_EVERY_S)
 
 
-def _words(state: dict[str, Any]) -> str:
+def words(state: dict[str, Any]) -> str:
+    """Say how far it has come, how many requests wait for it, and when it will be hot as far as anybody knows."""
     fraction = "" if state["fraction"] is None else f" {state['fraction']:.0%}"
     text = state["progress"] or state["detail"] or state["reason"].replace("_", " ").lower()
+    waiting = state.get("waiting", 0)
+    queue = f", {waiting} {'request waits' if waiting == 1 else 'requests wait'} for it" if waiting else ""
     expected = state["time_to_hot_s"]
     hot = "time unknown" if expected is None else f"hot in about {format_duration(expected)}"
-    return f"{state['state']}{fraction}, {text}, {hot}"
+    return f"{state['state']}{fraction}, {text}{queue}, {hot}"
 
 
 def _ask(client: Client, found: dict[str, Any]) -> None:
