@@ -69,6 +69,26 @@ def test_what_is_rendered_is_what_is_submitted(running: Installation, slurm: Rea
     expected = script.replace("first-00000000-j-000000000000", tag).replace("j-000000000000", job["id"])
     assert stored_script(slurm, str(job["scheduler_id"]), tmp_path) == expected
     assert "#SBATCH --gres=gpu:2\n" in expected
+    assert "#SBATCH --time=0-00:30:00\n" in expected
+
+
+def test_slurm_says_what_it_would_do_with_what_is_rendered(running: Installation, slurm: RealSlurm) -> None:
+    before = set(slurm.run("squeue", "-h", "-t", "all", "-o", "%i").stdout.split())
+    asked = ("--config", "first.yaml", "--data", str(running.data), "--test")
+    taken = running.first("deploy", "render", "steady", *asked, "--json")
+    assert taken.returncode == 0, taken.stderr
+    answer = json.loads(taken.stdout)["the scheduler's answer"]
+    assert re.fullmatch(
+        r"accepted, and would start in .* \(using \d+ processors on nodes c\d in partition gpu\)", answer
+    )
+    for name, words in (
+        ("refused", "Invalid partition name specified"),
+        ("endless", "Requested time limit is invalid"),
+    ):
+        refused = running.first("deploy", "render", name, *asked)
+        assert refused.returncode == 1
+        assert words in refused.stderr
+    assert set(slurm.run("squeue", "-h", "-t", "all", "-o", "%i").stdout.split()) <= before, "nothing was submitted"
 
 
 def test_a_cold_model_is_started_by_a_request_and_its_job_is_cancelled_once_idle(

@@ -8,11 +8,13 @@ from firstkit.adapters.schedulers.slurm_answers import (
     PHASES,
     read_accounting,
     read_listing,
+    read_rehearsal,
     read_submission,
     read_windows,
 )
 from firstkit.adapters.schedulers.slurm_nodes import expand
 from firstkit.core.reasons import HEALING, Reason
+from firstkit.ports.rehearsal import Rehearsed
 from firstkit.ports.runner import Done, Refused, Unknown
 from firstkit.ports.scheduler import Accepted, JobPhase, Observation, Rejected, SeenJob, Unsure, Window
 
@@ -47,6 +49,44 @@ def test_the_number_of_a_job_is_read_also_where_clusters_are_federated(out: str,
 def test_a_warning_beside_the_number_does_no_harm() -> None:
     said = "sbatch: warning: can't honor --ntasks-per-node set to 1\n"
     assert read_submission(done("17\n", said)) == Accepted(scheduler_id="17")
+
+
+CLOCK = done("1795575893\n")
+
+
+@pytest.mark.parametrize(
+    ("start", "starts_in_s"), [("1795576193", 300.0), ("1795575800", 0.0), ("2026-11-25T03:04:53", None)]
+)
+def test_a_dry_run_tells_the_start_by_the_clusters_own_clock(start: str, starts_in_s: float | None) -> None:
+    said = f"sbatch: Job 7 to start at {start} using 1 processors on nodes q1 in partition gpu\n"
+    expected = "using 1 processors on nodes q1 in partition gpu"
+    assert read_rehearsal([done("", said), CLOCK]) == Rehearsed(accepted=True, detail=expected, starts_in_s=starts_in_s)
+    assert read_rehearsal([done("", said), Unknown(detail="lost")]).starts_in_s is None
+
+
+def test_a_dry_run_keeps_the_words_of_a_refusal() -> None:
+    said = "sbatch: error: invalid partition specified: nosuch\nallocation failure: Invalid partition name specified\n"
+    refused = read_rehearsal([done("", said, 1), CLOCK])
+    assert refused == Rehearsed(
+        accepted=False, detail="invalid partition specified: nosuch; Invalid partition name specified"
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Unknown(detail="timed out"),
+        Refused(detail="no route"),
+        done("", "allocation failure: Unable to contact slurm controller (connect failure)\n", 1),
+        done("", "allocation failure: Socket timed out on send/recv operation\n", 1),
+        done("17\n"),
+        done(),
+    ],
+)
+def test_a_dry_run_that_was_not_answered_says_neither(answer: Done | Refused | Unknown) -> None:
+    rehearsed = read_rehearsal([answer, CLOCK])
+    assert rehearsed.accepted is None
+    assert rehearsed.detail
 
 
 B = "sbatch: error: Batch job submission failed: "

@@ -14,6 +14,7 @@ from firstkit.adapters.schedulers import slurm_answers
 from firstkit.adapters.schedulers.script import start_script
 from firstkit.core.ask import Ask, GpuRequest, ask_of
 from firstkit.core.catalog import Cluster
+from firstkit.ports.rehearsal import Rehearsed
 from firstkit.ports.runner import Command, Result
 from firstkit.ports.scheduler import Accepted, Observation, Rejected, SeenJob, Submission, Unsure, Window
 
@@ -65,21 +66,24 @@ class SlurmScheduler:
 
     def submit(self, submission: Submission) -> Command:
         """Submit with nothing of our environment, never to be started twice, under the tag as its name."""
-        return self._command(
-            "sbatch",
-            "--parsable",
-            "--export=NONE",
-            "--no-requeue",
-            f"--job-name={submission.tag}",
-            f"--chdir={submission.run_dir}",
-            f"--output={OUTPUT}",
-            "--open-mode=append",
-            submission.script,
-        )
+        return self._command("sbatch", "--parsable", *_own_options(submission), submission.script)
 
     def parse_submit(self, result: Result) -> Accepted | Rejected | Unsure:
         """Read the job's number or the refusal."""
         return slurm_answers.read_submission(result)
+
+    def version(self) -> Command:
+        """Ask sbatch."""
+        return self._command("sbatch", "--version")
+
+    def rehearse(self, submission: Submission, *, script: bytes) -> list[Command]:
+        """Ask what would become of it; the script is read from standard input. And what time it is there."""
+        dry = self._command("env", "SLURM_TIME_FORMAT=%s", "sbatch", "--test-only", *_own_options(submission))
+        return [Command(argv=dry.argv, stdin=script), Command(argv=("date", "+%s"))]
+
+    def read_rehearsal(self, results: Sequence[Result]) -> Rehearsed:
+        """Read the expected start or the refusal."""
+        return slurm_answers.read_rehearsal(results)
 
     def observe(self) -> list[Command]:
         """List all our jobs; ended ones stay for the site's MinJobAge (300 s by default)."""
@@ -113,6 +117,18 @@ class SlurmScheduler:
 
     def _command(self, *argv: str) -> Command:
         return Command(argv=(*self._prefix, *argv))
+
+
+def _own_options(submission: Submission) -> tuple[str, ...]:
+    """List what firstkit itself sets for every job."""
+    return (
+        "--export=NONE",
+        "--no-requeue",
+        f"--job-name={submission.tag}",
+        f"--chdir={submission.run_dir}",
+        f"--output={OUTPUT}",
+        "--open-mode=append",
+    )
 
 
 def options_of(ask: Ask) -> list[str]:

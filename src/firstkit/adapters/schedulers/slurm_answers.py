@@ -7,11 +7,12 @@ The words were seen on 22.05; those only documented, or of other versions, are u
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from firstkit.adapters.schedulers.slurm_nodes import expand
 from firstkit.core import ids
 from firstkit.core.reasons import Reason
+from firstkit.ports.rehearsal import Rehearsed
 from firstkit.ports.runner import Done, Refused, Result
 from firstkit.ports.scheduler import Accepted, JobPhase, Observation, Rejected, SeenJob, Unsure, Window
 
@@ -71,6 +72,8 @@ _ON_THE_WAY = re.compile(
     re.IGNORECASE,
 )
 """The request or its answer got lost: a hung controller keeps such requests and runs them when it is back."""
+_REHEARSED = re.compile(r"Job \d+ to start at (?P<start>\S+) (?P<rest>.*)")
+_DRY_FAILED = "allocation failure: "
 _TOO_MANY = re.compile(r"Max\w*Submit|Grp\w*Submit|job submit limit|too many jobs|MaxJobCount", re.IGNORECASE)
 _PASSES = re.compile(
     r"not available now|temporarily|not usable now|busy|down, drained|presently disabled|try again", re.IGNORECASE
@@ -103,6 +106,24 @@ def _why_refused(words: str) -> Reason:
         return Reason.SITE_LIMIT
     passes = _PASSES.search(words) or "fatal:" in words
     return Reason.SUBMIT_FAILED if passes else Reason.SUBMIT_REJECTED
+
+
+def read_rehearsal(results: Sequence[Result]) -> Rehearsed:
+    """Read what `sbatch --test-only` said, and after it the cluster's time (`date +%s`)."""
+    said, clock = results
+    if not isinstance(said, Done):
+        return Rehearsed(accepted=None, detail=said.detail)
+    words = _words(said.err)
+    if said.code != 0:
+        lost = _DRY_FAILED in words and _ON_THE_WAY.search(words.rpartition(_DRY_FAILED)[2])
+        return Rehearsed(accepted=None if lost else False, detail=words.replace(_DRY_FAILED, ""))
+    match = _REHEARSED.search(words)
+    if match is None:
+        return Rehearsed(accepted=None, detail=words or "sbatch said nothing")
+    now = clock.out.decode("ascii", "replace").strip() if isinstance(clock, Done) else ""
+    known = match["start"].isdigit() and now.isdigit()
+    starts_in_s = max(0.0, float(match["start"]) - float(now)) if known else None
+    return Rehearsed(accepted=True, detail=match["rest"], starts_in_s=starts_in_s)
 
 
 def _words(err: bytes) -> str:

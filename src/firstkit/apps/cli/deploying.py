@@ -116,24 +116,31 @@ def override_words(row: Row) -> str:
 @click.argument("name")
 @click.option("--config", envvar="FIRST_CONFIG", type=click.Path(path_type=Path, dir_okay=False), default=None)
 @click.option("--data", envvar="FIRST_DATA", type=click.Path(path_type=Path, file_okay=False), default=Path(".first"))
+@click.option("--test", is_flag=True, help="Ask the scheduler whether it would take it, and when it would start.")
 @json_option
-def render(*, name: str, config: Path | None, data: Path, as_json: bool) -> None:
+def render(*, name: str, config: Path | None, data: Path, test: bool, as_json: bool) -> None:
     r"""Print exactly what would be submitted for a deployment: command, script, job document; secrets masked.
 
-    Nothing is sent anywhere. Needs the server packages.
+    Nothing is submitted; with --test the scheduler is asked what it would do (Slurm: `sbatch --test-only`). Needs the
+    server packages.
 
     \b
     first deploy render llama-70b-sophia --config first.yaml
+    first deploy render llama-70b-sophia --config first.yaml --test
     """
-    from firstkit.apps.cli.rendering import rendered
+    from firstkit.apps.cli import rendering
 
-    parts = rendered(name, config=config or data / "first.yaml", data=data)
+    found = rendering.render(name, config=config or data / "first.yaml", data=data)
+    answer = rendering.rehearse(found, data=data) if test else None
+    parts = found.parts if answer is None else found.parts | {"the scheduler's answer": str(answer)}
     if as_json:
         print_json(parts)
-        return
-    for title, text in parts.items():
-        click.secho(f"# {title}", bold=True)
-        click.echo(text.rstrip("\n") + "\n")
+    else:
+        for title, text in parts.items():
+            click.secho(f"# {title}", bold=True)
+            click.echo(text.rstrip("\n") + "\n")
+    if answer is not None and not answer.accepted:
+        raise SiteError(f"the scheduler of {found.cluster.name} would refuse {name}: {answer.detail}")
 
 
 @deploy_command.command("scale")

@@ -10,22 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from firstkit.adapters.engines.registry import load_engines
 from firstkit.adapters.launcher_zip import build
-from firstkit.apps.clusters import scheduler_for
+from firstkit.apps.clusters import connections, runner_for, scheduler_for
 from firstkit.config.environment import read_environment
 from firstkit.config.loading import load
-from firstkit.core.catalog import Catalog, Deployment
+from firstkit.core.catalog import Catalog, Cluster, Deployment
 from firstkit.core.catalog_diff import spec_digest
-from firstkit.core.errors import NotFound
+from firstkit.core.errors import NotFound, SiteError
 from firstkit.core.instance.record import Instance, InstanceState
 from firstkit.core.job.record import Job, JobState
 from firstkit.core.nearest import nearest, or_list
 from firstkit.core.reasons import Reason
+from firstkit.ports.rehearsal import Rehearsed, Rehearsing
+from firstkit.ports.runner import Result
+from firstkit.ports.scheduler import Scheduler, Submission
 from firstkit.services.submission import Launcher, Preparer
 from firstkit.wire.control import JsonDocuments
 
 MASK = "***"
+DEADLINE_S = 60.0
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 JOB, INSTANCE, INSTALLATION = "j-" + "0" * 12, "i-" + "0" * 12, "0" * 8
 
@@ -46,8 +52,26 @@ class _NoAuthority:
         return _Pair()
 
 
-def rendered(name: str, *, config: Path, data: Path) -> dict[str, str]:
-    """Render a deployment of a file: what is submitted, and each file put beside it that people can read."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendering:
+    """What is submitted for one deployment of a file; `parts` as they are shown."""
+
+    cluster: Cluster
+    scheduler: Scheduler
+    submission: Submission
+    parts: dict[str, str]
+
+    @property
+    def script(self) -> bytes:
+        """The script that is submitted."""
+        return self.parts[self.submission.script].encode()
+
+
+def render(name: str, *, config: Path, data: Path) -> Rendering:
+    """Render a deployment of a file: what is submitted, and each file put beside it that people can read.
+
+    The walltime is the whole one: before a maintenance the controller asks for what is left.
+    """
     engines = load_engines()
     loaded = load(config, data_dir=data, environ=read_environment(), engines=engines)
     deployment = _deployment(loaded.catalog, name)
@@ -80,7 +104,31 @@ def rendered(name: str, *, config: Path, data: Path) -> dict[str, str]:
             parts[file.path] = file.data.decode()
     others = [file.path for file in prepared.files if file.path not in parts]
     parts["put beside them"] = "\n".join(others)
-    return parts
+    return Rendering(cluster=cluster, scheduler=scheduler, submission=prepared.submission, parts=parts)
+
+
+def rehearse(rendering: Rendering, *, data: Path) -> Rehearsed:
+    """Ask the cluster's scheduler, which submits nothing; SiteError where it cannot be asked or does not answer."""
+    scheduler, cluster = rendering.scheduler, rendering.cluster
+    if not isinstance(scheduler, Rehearsing):
+        raise SiteError(
+            f"scheduler {cluster.scheduler.kind!r} of cluster {cluster.name} cannot be asked without submitting; "
+            f"`first doctor {cluster.name}` submits a short test job",
+            code="rehearsal_impossible",
+        )
+    commands = scheduler.rehearse(rendering.submission, script=rendering.script)
+
+    async def ask() -> list[Result]:
+        masters = connections(data)
+        try:
+            return await runner_for(cluster, masters=masters).run(commands, deadline_s=DEADLINE_S)
+        finally:
+            await masters.close()
+
+    answer = scheduler.read_rehearsal(anyio.run(ask))
+    if answer.accepted is None:
+        raise SiteError(f"the scheduler of {cluster.name} gave no answer: {answer.detail}; try again")
+    return answer
 
 
 def _masked(document: dict[str, Any]) -> dict[str, Any]:
@@ -113,6 +161,7 @@ def _records(deployment: Deployment, *, run_dir: str, spec: str) -> tuple[Job, I
         reason=Reason.DEMAND,
         state_at=0.0,
         created_at=0.0,
+        walltime_s=deployment.resources.walltime_s if deployment.resources is not None else None,
     )
     instance = Instance(
         id=INSTANCE,
