@@ -44,7 +44,7 @@ async def test_the_first_look_finds_what_its_dialect_needs_and_a_look_puts_again
         clock=CLOCK,
         deliver=seen.append,
     )
-    worker.configure(pace=lambda: Pace(look_s=30.0), wanted_files=lambda _: [], missing=lambda _: [])
+    worker.configure(pace=lambda: Pace(look_s=30.0), wanted_files=lambda _: [], missing=lambda _: {})
     async with anyio.create_task_group() as group:
         group.start_soon(cluster.live)
         await anyio.lowlevel.checkpoint()
@@ -74,7 +74,7 @@ async def test_a_cluster_that_takes_no_file_is_looked_at_all_the_same() -> None:
         clock=CLOCK,
         deliver=seen.append,
     )
-    worker.configure(pace=lambda: Pace(look_s=30.0), wanted_files=lambda _: [], missing=lambda _: [])
+    worker.configure(pace=lambda: Pace(look_s=30.0), wanted_files=lambda _: [], missing=lambda _: {})
     async with anyio.create_task_group() as group:
         group.start_soon(cluster.live)
         await anyio.lowlevel.checkpoint()

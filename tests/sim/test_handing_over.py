@@ -23,7 +23,7 @@ def worker(cluster: SimulatedCluster) -> ClusterWorker:
         clock=CLOCK,
         deliver=lambda _: None,
     )
-    one.configure(pace=lambda: Pace(look_s=3600.0), missing=lambda _: [], wanted_files=lambda _: [])
+    one.configure(pace=lambda: Pace(look_s=3600.0), missing=lambda _: {}, wanted_files=lambda _: [])
     return one
 
 

@@ -12,6 +12,7 @@ from firstkit.adapters.runners.ssh import SshRunner
 from firstkit.adapters.runners.ssh_master import SshMasters
 from firstkit.adapters.runners.ssh_place import SshPlace, socket_folder
 from firstkit.adapters.schedulers.local import LocalScheduler
+from firstkit.adapters.schedulers.pbs import PbsScheduler
 from firstkit.adapters.schedulers.slurm import SlurmScheduler
 from firstkit.core.catalog import Cluster
 from firstkit.core.errors import ConfigError
@@ -24,6 +25,8 @@ def scheduler_for(cluster: Cluster, *, installation: str) -> Scheduler:
     if cluster.scheduler.kind == "local":
         python = sys.executable if cluster.runner.kind == "local" else "python3"
         return LocalScheduler(cluster, installation=installation, python=python)
+    if cluster.scheduler.kind == "pbs":
+        return PbsScheduler(cluster, installation=installation)
     if cluster.scheduler.kind == "slurm":
         return SlurmScheduler(cluster, installation=installation)
     raise ConfigError(f"this firstkit knows no scheduler {cluster.scheduler.kind!r} (cluster {cluster.name})")

@@ -43,13 +43,14 @@ def _optional(about: str, *, example: Any = None, default: Any = None, factory: 
 class Scheduler(Section):
     """Which scheduler runs a cluster's jobs, and what it is told about every one; a deployment's word goes first."""
 
-    kind: Literal["local", "slurm"] = Field(description="the scheduler's dialect", examples=["slurm"])
+    kind: Literal["local", "pbs", "slurm"] = Field(description="the scheduler's dialect", examples=["slurm"])
     python: str | None = _optional(
         "the Python (3.9 or later) that runs jobs here; default: our own (`local`), or `python3` of the job's PATH",
         example="/usr/bin/python3",
     )
     conf: SiteWord | None = _optional(
-        "the scheduler's own configuration file, where its commands do not find it by themselves (`slurm`: SLURM_CONF)",
+        "the scheduler's own configuration file, where its commands do not find it by themselves (`slurm`: SLURM_CONF; "
+        "`pbs`: PBS_CONF_FILE)",
         example="/etc/slurm-b/slurm.conf",
     )
     partition: SiteWord | None = _optional("partition (`slurm`)", example="gpu")

@@ -13,7 +13,7 @@ from firstkit.config.process_sections import Controller, Gateway, Identity, Stor
 from firstkit.config.runner_section import Runner
 from firstkit.config.shape import salvage
 
-KINDS = {"scheduler": ("local", "slurm"), "runner": ("local", "ssh"), "link": ("local", "direct")}
+KINDS = {"scheduler": ("local", "pbs", "slurm"), "runner": ("local", "ssh"), "link": ("local", "direct")}
 """What exists in this version; a cluster that asks for something else is not judged further."""
 
 

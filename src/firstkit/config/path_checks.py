@@ -124,16 +124,26 @@ def _check_deployment(
     else:
         absolute = engine.model.startswith("/")
     if here and absolute and not disk.exists(FilePath(engine.model)):
-        report.add(
-            (*base, "model"), f"there is nothing at {engine.model} on this machine", expected="a path of weights"
+        _not_here(
+            report,
+            (*base, "model"),
+            f"there is nothing at {engine.model} on this machine",
+            expected="a path of weights",
+            cluster=cluster,
         )
     venv = options.get("venv")
     if engine.container is not None:
-        _check_container(report, (*base, "container"), engine.container, disk if here else None)
+        _check_container(
+            report, (*base, "container"), engine.container, disk if here and cluster.scheduler == "local" else None
+        )
         return  # a `venv` is the image's
     if here and isinstance(venv, str) and venv.startswith("/") and not disk.exists(FilePath(venv, "bin", "python")):
-        report.add(
-            (*base, "venv"), f"there is no virtual environment at {venv}", expected="a folder with bin/python in it"
+        _not_here(
+            report,
+            (*base, "venv"),
+            f"there is no virtual environment at {venv}",
+            expected="a folder with bin/python in it",
+            cluster=cluster,
         )
 
 
@@ -162,3 +172,11 @@ def _check_container(report: Report, path: Path, container: Container, disk: Dis
             report.add(
                 (*path, "binds", number), f"there is nothing at {source} on this machine", expected="a path to bind"
             )
+
+
+def _not_here(report: Report, path: Path, problem: str, *, expected: str, cluster: DraftCluster) -> None:
+    """Tell of a file that a job needs: a mistake where jobs run on this machine, else perhaps only there."""
+    if cluster.scheduler == "local":
+        report.add(path, problem, expected=expected)
+    else:
+        report.warn(path, problem, hint="fine if it is there on the nodes that jobs run on")

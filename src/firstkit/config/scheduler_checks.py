@@ -13,25 +13,17 @@ from firstkit.config.report import Report
 from firstkit.core.nearest import or_list
 
 LOCAL = "local"
+_COMMON = frozenset({"conf", "account", "reservation", "constraint", "gpu_type", "gpu_request", "exclusive", "extra"})
 UNDERSTOOD: Mapping[str, frozenset[str]] = {
     LOCAL: frozenset(),
-    "slurm": frozenset(
-        {
-            "conf",
-            "partition",
-            "account",
-            "qos",
-            "reservation",
-            "constraint",
-            "gpu_type",
-            "gpu_request",
-            "exclusive",
-            "extra",
-        }
-    ),
+    "pbs": _COMMON | {"queue"},
+    "slurm": _COMMON | {"partition", "qos"},
 }
 """By kind: the words for a site's own things that it understands, of those that another kind may have."""
-GPU_REQUESTS: Mapping[str, tuple[str, ...]] = {"slurm": ("gres", "gpus-per-node", "none")}
+GPU_REQUESTS: Mapping[str, tuple[str, ...]] = {
+    "pbs": ("select", "none"),
+    "slurm": ("gres", "gpus-per-node", "none"),
+}
 """By kind: the ways in which it is asked for GPUs."""
 _SLURM_OPTIONS = {
     "-a --array -W --wait --wrap -H --hold --test-only -M --clusters": "",
@@ -49,8 +41,14 @@ _SLURM_OPTIONS = {
     "--mem": "resources.memory",
     "-G --gpus --gpus-per-node --gpus-per-task": "resources.gpus",
 }
+_PBS_OPTIONS = {
+    "-N -o -e -j -k -r -V -I -X -J -h -z -f -m": "",
+    "-q": "queue",
+    "-A": "account",
+}
 OWN_OPTIONS: Mapping[str, Mapping[str, str]] = {
-    "slurm": {option: instead for options, instead in _SLURM_OPTIONS.items() for option in options.split()}
+    kind: {option: instead for options, instead in given.items() for option in options.split()}
+    for kind, given in (("pbs", _PBS_OPTIONS), ("slurm", _SLURM_OPTIONS))
 }
 """By kind: options that `extra` cannot hold, since firstkit gives them, with the key to use instead ("" if none)."""
 _SITE_WORDS = tuple(name for name in Scheduler.model_fields if name not in {"kind", "python"})

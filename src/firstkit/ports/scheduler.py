@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -127,10 +127,11 @@ class Scheduler(Protocol):
         """Read the listing."""
         ...
 
-    def recall(self, jobs: Sequence[str]) -> list[Command]:
-        """Build the question to a second source (accounting) what became of jobs, by firstkit's own ids.
+    def recall(self, jobs: Mapping[str, str]) -> list[Command]:
+        """Build the question to a second source (accounting) what became of jobs: firstkit's id to the scheduler's.
 
-        Asked about jobs that a complete listing lacks; empty where there is no second source.
+        Asked about jobs that a complete listing lacks; empty where there is no second source. The scheduler's id is ""
+        for a job whose submission was never answered.
         """
         ...
 

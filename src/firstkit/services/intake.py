@@ -74,15 +74,15 @@ class Intake:
         """Return when a look last found that a job's launcher had written nothing at all; None if none has."""
         return self._mute.get(job)
 
-    def missing(self, cluster: str, found: Observation, now: float) -> list[str]:
-        """Name the jobs that a second listing lacks too, each once in a while: another source is asked about them."""
+    def missing(self, cluster: str, found: Observation, now: float) -> dict[str, str]:
+        """Name jobs that a second listing lacks too, with their ids, each once in a while: to ask another source."""
         listed = {tag[1] for tag in (ids.read_tag(seen.tag) for seen in found.jobs) if tag is not None}
-        names: list[str] = []
+        names: dict[str, str] = {}
         for job in self._world.live_jobs(cluster):
             gone = job.absent_since is not None and job.id not in listed
             if gone and now - self._recalled.get(job.id, float("-inf")) >= RECALL_EVERY_S:
                 self._recalled[job.id] = now
-                names.append(job.id)
+                names[job.id] = job.scheduler_id
         return names
 
     def wanted_files(self, cluster: str, found: Observation, now: float) -> list[str]:

@@ -99,7 +99,7 @@ class ClusterWorker:
         self._cancels: set[str] = set()
         self._files: dict[str, RemoteFile] = {}
         self._folders: set[str] = set()
-        self._missing: Callable[[Observation], Sequence[str]] = lambda _: ()
+        self._missing: Callable[[Observation], Mapping[str, str]] = lambda _: {}
         self._wanted_files: Callable[[Observation], Sequence[str]] = lambda _: ()
         self._pace: Callable[[], Pace] = lambda: Pace(look_s=30.0)
         self._looked_at = float("-inf")
@@ -122,7 +122,7 @@ class ClusterWorker:
         self,
         *,
         pace: Callable[[], Pace],
-        missing: Callable[[Observation], Sequence[str]],
+        missing: Callable[[Observation], Mapping[str, str]],
         wanted_files: Callable[[Observation], Sequence[str]],
     ) -> None:
         """Say how often to look (asked anew each time), which jobs a listing lacks, which files to read after it."""
@@ -367,7 +367,7 @@ class ClusterWorker:
 
     async def _recalled(self, observation: Observation) -> Observation:
         """Add what a second source knows of jobs that a complete listing lacks (law 1); its silence proves nothing."""
-        missing = tuple(self._missing(observation)) if observation.complete else ()
+        missing: Mapping[str, str] = self._missing(observation) if observation.complete else {}
         commands = self.scheduler.recall(missing) if missing else []
         if not commands:
             return observation

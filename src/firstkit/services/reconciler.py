@@ -298,7 +298,7 @@ class Reconciler:
         files_only = cluster is not None and cluster.control == "files"
         return pace(self._world, name, files_only=files_only, settings=self._p.settings, now=self._now)
 
-    def _missing(self, name: str, found: Observation) -> list[str]:
+    def _missing(self, name: str, found: Observation) -> dict[str, str]:
         return self._intake.missing(name, found, self._now)
 
     def _wanted_files(self, name: str, found: Observation) -> list[str]:

@@ -24,7 +24,7 @@ class Workforce:
         *,
         make: Callable[[Cluster], ClusterWorker],
         pace: Callable[[str], Pace],
-        missing: Callable[[str, Observation], list[str]],
+        missing: Callable[[str, Observation], dict[str, str]],
         wanted_files: Callable[[str, Observation], list[str]],
     ) -> None:
         self._make = make

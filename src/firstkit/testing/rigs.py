@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from firstkit.adapters.runners.ssh import SshRunner
 from firstkit.adapters.runners.ssh_master import SshMasters
 from firstkit.adapters.runners.ssh_place import socket_folder
 from firstkit.adapters.schedulers.local import LocalScheduler
+from firstkit.adapters.schedulers.pbs import PbsScheduler
 from firstkit.adapters.schedulers.slurm import SlurmScheduler
 from firstkit.core.catalog import Resources, SchedulerSpec
 from firstkit.core.ids import encode
@@ -26,6 +27,7 @@ from firstkit.ports.runner import Done, RemoteFile, Runner
 from firstkit.ports.scheduler import Accepted, JobPhase, Observation, Rejected, Scheduler, SeenJob, Submission, Unsure
 from firstkit.testing.records import make_cluster
 from firstkit.testing.simulated_cluster import SimulatedCluster
+from firstkit.testing.simulated_pbs.site import simulated_pbs
 from firstkit.testing.simulated_scheduler import SimulatedScheduler
 from firstkit.testing.slurm import RealSlurm
 from firstkit.testing.sshd import Sshd
@@ -40,6 +42,7 @@ class Rig:
 
     `walltime_s` is a walltime that a test can wait for; None where the shortest one is too long. `unlimited`: a job
     without walltime has no end. `refusal`: an answer to a submission that says no for good.
+    `harmless` are exit codes of a cancellation of what has ended or never was.
     """
 
     scheduler: Scheduler
@@ -50,6 +53,8 @@ class Rig:
     unlimited: bool = True
     refusal: str = "error: something"
     installation: str = INSTALLATION
+    harmless: frozenset[int] = frozenset({0})
+    numbers: dict[str, str] = field(default_factory=dict[str, str])
 
     async def submit(
         self,
@@ -77,16 +82,22 @@ class Rig:
         """Submit a job that must be accepted; return its number."""
         answer = await self.submit(job, **manner)  # pyright: ignore[reportArgumentType]
         assert isinstance(answer, Accepted), answer
+        self.numbers[job] = answer.scheduler_id
         return answer.scheduler_id
 
     async def observe(self) -> Observation:
-        """Make the listing."""
-        return self.scheduler.parse(await self.runner.run(self.scheduler.observe(), deadline_s=DEADLINE_S))
+        """Make the listing, and ask the second source about jobs that it lacks."""
+        seen = self.scheduler.parse(await self.runner.run(self.scheduler.observe(), deadline_s=DEADLINE_S))
+        listed = {job.scheduler_id for job in seen.jobs}
+        missing = {job: number for job, number in self.numbers.items() if number not in listed}
+        commands = self.scheduler.recall(missing) if seen.complete and missing else []
+        told = self.scheduler.parse_recalled(await self.runner.run(commands, deadline_s=DEADLINE_S))
+        return replace(seen, jobs=(*seen.jobs, *told))
 
     async def cancel(self, *numbers: str) -> None:
         """Cancel jobs; must succeed."""
         results = await self.runner.run(self.scheduler.cancel(numbers), deadline_s=DEADLINE_S)
-        assert all(isinstance(result, Done) and result.code == 0 for result in results), results
+        assert all(isinstance(result, Done) and result.code in self.harmless for result in results), results
 
     async def seen(self, number: str, *phases: JobPhase, within_s: float = 20.0) -> SeenJob:
         """Look until a job is in one of these phases."""
@@ -176,6 +187,24 @@ async def slurm_rig(folder: Path, cluster: RealSlurm) -> AsyncGenerator[Rig]:
     finally:
         with anyio.CancelScope(shield=True):
             await rig.clear()
+
+
+@asynccontextmanager
+async def pbs_rig(folder: Path) -> AsyncGenerator[Rig]:
+    """Make the `pbs` dialect over a simulated site, whose jobs are real processes."""
+    with simulated_pbs(kill_delay_s=0.5) as site:
+
+        def script(lasts_s: float, code: int) -> str:
+            return f"#!/bin/bash\ntrap 'exit 143' TERM\nsleep {lasts_s} & wait $!\nexit {code}\n"
+
+        yield Rig(
+            scheduler=PbsScheduler(make_cluster(run_dir=str(folder)), installation=INSTALLATION),
+            runner=LocalRunner({**os.environ, "PATH": site.path}),
+            run_dir=str(folder),
+            make_script=script,
+            walltime_s=1.0,
+            harmless=frozenset({0, 35, 153}),
+        )
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from firstkit.core.reasons import Reason
 from firstkit.ports.runner import Command, Done, Refused, Result, Unknown
@@ -65,7 +65,7 @@ class SimulatedScheduler:
         seen, complete = self._read(result.out)
         return Observation(complete=complete, jobs=tuple(seen), detail="" if complete else "the listing broke off")
 
-    def recall(self, jobs: Sequence[str]) -> list[Command]:
+    def recall(self, jobs: Mapping[str, str]) -> list[Command]:
         """Ask the accounting."""
         return [Command(argv=("account", *(f"{self._prefix}{job}" for job in jobs)))]
 

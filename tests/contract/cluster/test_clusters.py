@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every scheduler with its runner keeps to: the local one and Slurm, both real, and the simulated one."""
+"""What every scheduler with its runner keeps to: the local one and Slurm, both real, and simulated ones."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -11,7 +11,7 @@ import pytest
 from firstkit.core.reasons import HEALING, Reason
 from firstkit.ports.runner import Done, Refused, RemoteFile, Unknown
 from firstkit.ports.scheduler import Accepted, JobPhase, Rejected, Unsure
-from firstkit.testing.rigs import DEADLINE_S, Rig, local_rig, simulated_rig, slurm_rig, ssh_rig
+from firstkit.testing.rigs import DEADLINE_S, Rig, local_rig, pbs_rig, simulated_rig, slurm_rig, ssh_rig
 from firstkit.testing.slurm import RealSlurm
 from firstkit.testing.sshd import installed
 
@@ -19,14 +19,18 @@ Opened = Callable[[Path], AbstractAsyncContextManager[Rig]]
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="session", params=["local", "ssh", pytest.param("slurm", marks=pytest.mark.slurm), "simulated"])
+@pytest.fixture(
+    scope="session",
+    params=["local", "ssh", pytest.param("slurm", marks=pytest.mark.slurm), "simulated", "simulated-pbs"],
+)
 def rig_of(request: pytest.FixtureRequest) -> Opened:
     if request.param == "slurm":
         cluster: RealSlurm = request.getfixturevalue("slurm")
         return lambda folder: slurm_rig(folder, cluster)
     if request.param == "ssh" and not installed():
         pytest.skip("openssh-server is not installed; run `make debian` as root")
-    return {"local": local_rig, "ssh": ssh_rig, "simulated": simulated_rig}[request.param]
+    rigs = {"local": local_rig, "ssh": ssh_rig, "simulated": simulated_rig, "simulated-pbs": pbs_rig}
+    return rigs[request.param]
 
 
 async def test_a_job_is_listed_by_its_tag_and_number_until_it_has_ended(rig_of: Opened, tmp_path: Path) -> None:
@@ -106,12 +110,12 @@ async def test_a_listing_cut_off_anywhere_proves_no_absence(rig_of: Opened, tmp_
     async with rig_of(tmp_path) as rig:
         for index in range(3):
             await rig.accepted(f"j-{index:012}")
-        (whole,) = await rig.runner.run(rig.scheduler.observe(), deadline_s=DEADLINE_S)
+        *before, whole = await rig.runner.run(rig.scheduler.observe(), deadline_s=DEADLINE_S)
         assert isinstance(whole, Done)
-        assert rig.scheduler.parse([whole]).complete
+        assert rig.scheduler.parse([*before, whole]).complete
         told = whole.out.rstrip()
         for cut in range(len(told)):
-            observation = rig.scheduler.parse([Done(code=0, out=told[:cut], err=b"")])
+            observation = rig.scheduler.parse([*before, Done(code=0, out=told[:cut], err=b"")])
             assert not observation.complete, told[:cut]
             assert all(job.tag.startswith(f"first-{rig.installation}-j-") for job in observation.jobs)
 

@@ -13,7 +13,7 @@ from firstkit.config.document import node_at
 from firstkit.config.keys import Key, all_keys
 from firstkit.config.loading import Loaded, catalog_from_document, load, load_settings
 from firstkit.config.scheduler_checks import UNDERSTOOD
-from firstkit.core.catalog import Access, ClusterLimits, LinkSpec, Resources, Scaling, UpdateStyle
+from firstkit.core.catalog import Access, ClusterLimits, LinkSpec, Resources, Scaling, SchedulerSpec, UpdateStyle
 from firstkit.core.errors import ConfigError, FirstError, SiteError
 from firstkit.core.settings import ControllerSettings, GatewaySettings, Listen, StoreSettings, TlsFiles
 from firstkit.ports.engine import Engine
@@ -42,23 +42,15 @@ def everything(engines: Mapping[str, Engine], disk: Disk) -> Loaded:
 # ------------------------------------------------------------------------------------------------- the promised example
 
 
-def test_the_promised_example_says_in_one_error_which_schedulers_there_are(
-    engines: Mapping[str, Engine], disk: Disk
-) -> None:
-    with pytest.raises(ConfigError) as raised:
-        load((VALID / "surface.yaml").read_text(), data_dir=STATE, engines=engines, disk=disk)
-    (finding,) = raised.value.findings
-    assert finding.path == "clusters.sophia.scheduler.kind"
-    assert "no scheduler of the kind `pbs`" in finding.sentence
-    assert finding.expected == "`local` or `slurm`"
-
-
-def test_the_promised_example_loads_on_a_local_cluster(engines: Mapping[str, Engine], disk: Disk) -> None:
-    text = (VALID / "surface.yaml").read_text()
-    line = next(line for line in text.splitlines() if "kind: pbs" in line)
-    text = text.replace(line, "    scheduler: {kind: local}").replace("/eagle/first", "/srv/first")
-    loaded = load(text.replace("/models/llama-3.3-70b", "/models/llama"), data_dir=STATE, engines=engines, disk=disk)
-    assert not loaded.warnings
+def test_the_promised_example_loads(engines: Mapping[str, Engine], disk: Disk) -> None:
+    text = (VALID / "surface.yaml").read_text().replace("/eagle/first", "/srv/first")
+    loaded = load(text, data_dir=STATE, engines=engines, disk=disk)
+    (warning,) = loaded.warnings
+    assert warning.path == "deployments.llama-70b-sophia.engine.model"
+    assert warning.sentence.endswith("fine if it is there on the nodes that jobs run on")
+    cluster = loaded.catalog.clusters["sophia"]
+    options = {"partition": "by-node", "account": "myproject", "extra": ["-l filesystems=home:eagle"]}
+    assert cluster.scheduler == SchedulerSpec(kind="pbs", options=options)
     cluster = loaded.catalog.clusters["sophia"]
     assert cluster.link == LinkSpec(kind="direct", ports=(42000, 42099))
     assert cluster.limits == ClusterLimits(jobs=10, nodes=20, node_hours_per_day=240, submits_per_hour=60)

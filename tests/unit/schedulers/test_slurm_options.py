@@ -104,7 +104,12 @@ def test_nothing_of_our_environment_goes_along_and_a_job_is_never_started_twice(
 
 def test_every_command_names_the_configuration_file_where_there_is_one() -> None:
     other = scheduler(conf="/etc/b/slurm.conf")
-    commands = [other.submit(SUBMISSION), *other.observe(), *other.cancel(["1"]), *other.recall(["j-000000000001"])]
+    commands = [
+        other.submit(SUBMISSION),
+        *other.observe(),
+        *other.cancel(["1"]),
+        *other.recall({"j-000000000001": "17"}),
+    ]
     assert all(command.argv[:2] == ("env", "SLURM_CONF=/etc/b/slurm.conf") for command in commands)
     assert all(command.argv[0] != "env" for command in scheduler().observe())
 
@@ -135,5 +140,5 @@ def test_the_listing_names_no_job() -> None:
 
 def test_nothing_to_cancel_or_to_recall_is_no_command() -> None:
     assert scheduler().cancel([]) == []
-    assert scheduler().recall([]) == []
+    assert scheduler().recall({}) == []
     assert scheduler().cancel(["17", "18"])[0].argv == ("scancel", "17", "18")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, cast
 
@@ -82,7 +82,7 @@ class LocalScheduler:
         words = result.err.decode("utf-8", "replace").strip()
         return Observation(complete=complete, jobs=tuple(jobs.values()), detail="" if complete else words[-300:])
 
-    def recall(self, jobs: Sequence[str]) -> list[Command]:
+    def recall(self, jobs: Mapping[str, str]) -> list[Command]:
         """Ask nobody: there is no second source."""
         del jobs
         return []

@@ -8,7 +8,7 @@ whatever a site or an `extra` option says, and what differs from job to job, is 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from firstkit.adapters.schedulers import slurm_answers
 from firstkit.adapters.schedulers.script import start_script
@@ -93,7 +93,7 @@ class SlurmScheduler:
         """Read the listing."""
         return slurm_answers.read_listing(results[0], tags=self._tags)
 
-    def recall(self, jobs: Sequence[str]) -> list[Command]:
+    def recall(self, jobs: Mapping[str, str]) -> list[Command]:
         """Ask the accounting, or the file of completed jobs."""
         names = ",".join(f"{self._tags}{job}" for job in jobs)
         script = _ACCOUNTING.format(names=names, fields=",".join(slurm_answers.ACCOUNTED))

@@ -252,9 +252,10 @@ async def _job(cluster: Cluster, runner: Runner, scheduler: Scheduler, installat
         answer = scheduler.parse_submit((await runner.run([scheduler.submit(submission)], deadline_s=DEADLINE_S))[0])
         if not isinstance(answer, Accepted):
             return Check(name=name, state="fail", detail=f"the scheduler did not take it: {answer.detail}")
-        running = await _until(runner, scheduler, answer.scheduler_id, {JobPhase.RUNNING, JobPhase.ENDED})
+        looked = {job: answer.scheduler_id}
+        running = await _until(runner, scheduler, looked, {JobPhase.RUNNING, JobPhase.ENDED})
         await runner.run(scheduler.cancel([answer.scheduler_id]), deadline_s=DEADLINE_S)
-        ended = await _until(runner, scheduler, answer.scheduler_id, {JobPhase.ENDED})
+        ended = await _until(runner, scheduler, looked, {JobPhase.ENDED})
     finally:
         with anyio.CancelScope(shield=True):
             await runner.run([Command(argv=("rm", "-rf", folder))], deadline_s=DEADLINE_S)
@@ -271,12 +272,22 @@ async def _job(cluster: Cluster, runner: Runner, scheduler: Scheduler, installat
     return Check(name=name, state="ok", detail=f"job {answer.scheduler_id} ran, was cancelled, and is gone")
 
 
-async def _until(runner: Runner, scheduler: Scheduler, scheduler_id: str, phases: set[JobPhase]) -> SeenJob | None:
-    """Look until the job is in one of these phases; None when the time is over."""
+async def _until(
+    runner: Runner, scheduler: Scheduler, looked: Mapping[str, str], phases: set[JobPhase]
+) -> SeenJob | None:
+    """Look until the job (our id to the scheduler's) is in one of these phases; None when the time is over.
+
+    One that a whole listing lacks has ended, if only a second source could say how.
+    """
+    (scheduler_id,) = looked.values()
     with anyio.move_on_after(JOB_S):
         while True:
             seen = scheduler.parse(await runner.run(scheduler.observe(), deadline_s=DEADLINE_S))
             found = next((job for job in seen.jobs if job.scheduler_id == scheduler_id), None)
+            if found is None and seen.complete:
+                told = scheduler.parse_recalled(await runner.run(scheduler.recall(looked), deadline_s=DEADLINE_S))
+                gone = SeenJob(scheduler_id=scheduler_id, tag="", phase=JobPhase.ENDED, detail="it is not listed")
+                found = next(iter(told), gone)
             if found is not None and found.phase in phases:
                 return found
             await anyio.sleep(0.2)
