@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from firstkit.core.errors import SiteError
 from firstkit.core.instance.record import Instance
@@ -274,6 +274,22 @@ class ControllerStore(Reading, Protocol):
         ...
 
 
+class AttemptRow(NamedTuple):
+    """One attempt on its way into the store: what is searched and summed by, and the whole record as JSON text."""
+
+    request: str
+    attempt: int
+    ended: bool
+    at: float
+    subject: str
+    project: str
+    model: str
+    outcome: str
+    input_tokens: int | None
+    output_tokens: int | None
+    record: str
+
+
 class GatewayStore(Reading, Protocol):
     """What a gateway reads and writes."""
 
@@ -296,7 +312,7 @@ class GatewayStore(Reading, Protocol):
         """Return a number that grows with every change of any key."""
         ...
 
-    def settle(self, records: Sequence[AttemptRecord]) -> int:
+    def settle(self, rows: Sequence[AttemptRow]) -> int:
         """Store attempts, ignoring those already there (request, attempt); return how many were new."""
         ...
 

@@ -26,7 +26,7 @@ import msgspec
 
 from firstkit.core.errors import FirstError, SiteError
 from firstkit.core.request import AttemptRecord
-from firstkit.ports.store import GatewayStore, StoreUnavailable
+from firstkit.ports.store import AttemptRow, GatewayStore, StoreUnavailable
 from firstkit.ports.telemetry import Journal
 from firstkit.services.store_thread import StoreThread
 
@@ -49,7 +49,28 @@ _SUFFIX = ".spool"
 _REFUSED = "refused.jsonl"
 _CHUNK = 1 << 20
 _ENCODER = msgspec.json.Encoder()
-_DECODER: msgspec.json.Decoder[AttemptRecord] = msgspec.json.Decoder(AttemptRecord)
+
+
+class _Counts(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class _Columns(msgspec.Struct):
+    """What of a line the store searches and sums by; the rest is not even decoded."""
+
+    request: str
+    attempt: int
+    ended: bool
+    at: float
+    subject: str
+    project: str
+    model: str
+    outcome: str
+    usage: _Counts
+
+
+_DECODER: msgspec.json.Decoder[_Columns] = msgspec.json.Decoder(_Columns)
 
 
 # ----------------------------------------------------------------------------------------------------------- writing
@@ -212,6 +233,24 @@ def encode(record: AttemptRecord) -> bytes:
         return _ENCODER.encode(_printable(msgspec.to_builtins(record))) + b"\n"
 
 
+def read_row(line: bytes) -> AttemptRow:
+    """Read a line of the spool, which goes into the store as it is; raises msgspec's errors and UnicodeDecodeError."""
+    found = _DECODER.decode(line)
+    return AttemptRow(
+        found.request,
+        found.attempt,
+        found.ended,
+        found.at,
+        found.subject,
+        found.project,
+        found.model,
+        found.outcome,
+        found.usage.input_tokens,
+        found.usage.output_tokens,
+        line.decode().rstrip("\n"),
+    )
+
+
 def _printable(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
@@ -359,17 +398,17 @@ class Settlement:
 
     def _settle_lines(self, lines: Sequence[bytes], path: Path) -> int:
         """Settle lines; what cannot be is put aside once the store has the rest: while it is away they come again."""
-        records: list[AttemptRecord] = []
+        rows: list[AttemptRow] = []
         torn: list[int] = []
         aside: list[tuple[bytes, dict[str, object]]] = []
         for line in lines:
             try:
-                records.append(_DECODER.decode(line))
+                rows.append(read_row(line))
             except msgspec.ValidationError as error:  # whole, but of a version that this one does not understand
                 aside.append((line + b"\n", {"file": path.name, "detail": str(error)}))
             except (msgspec.DecodeError, UnicodeDecodeError):
                 torn.append(len(line))
-        new = self._settle(records, aside)
+        new = self._settle(rows, aside)
         self.torn += len(torn)
         for length in torn:
             self._journal("spool_line_torn", file=path.name, length=length)
@@ -377,22 +416,22 @@ class Settlement:
             self._put_aside(line, **facts)
         return new
 
-    def _settle(self, records: Sequence[AttemptRecord], aside: list[tuple[bytes, dict[str, object]]]) -> int:
-        """Settle records; of a refused batch each one alone; those refused again go to `aside`."""
+    def _settle(self, rows: Sequence[AttemptRow], aside: list[tuple[bytes, dict[str, object]]]) -> int:
+        """Settle attempts; of a refused batch each one alone; those refused again go to `aside`."""
         try:
-            return self._store.settle(records)
+            return self._store.settle(rows)
         except StoreUnavailable:
             raise
         except FirstError:
             new = 0
-        for record in records:
+        for row in rows:
             try:
-                new += self._store.settle([record])
+                new += self._store.settle([row])
             except StoreUnavailable:
                 raise
             except FirstError as error:
-                facts: dict[str, object] = {"request": record.request, "attempt": record.attempt}
-                aside.append((encode(record), facts | {"detail": error.message}))
+                facts: dict[str, object] = {"request": row.request, "attempt": row.attempt}
+                aside.append((row.record.encode() + b"\n", facts | {"detail": error.message}))
         return new
 
     def _put_aside(self, line: bytes, **facts: object) -> None:

@@ -21,6 +21,9 @@ from firstkit.core.catalog import (
 from firstkit.core.instance.record import Instance, InstanceState
 from firstkit.core.job.record import Job, JobState
 from firstkit.core.reasons import Reason
+from firstkit.core.request import AttemptRecord
+from firstkit.ports.store import GatewayStore
+from firstkit.services.settlement import encode, read_row
 
 T0 = 1_000_000.0
 """A moment of the store's clock at which tests begin."""
@@ -96,3 +99,8 @@ def make_catalog(deployments: Iterable[Deployment], *, clusters: Iterable[Cluste
         models={item.model: Model(name=item.model) for item in items},
         deployments={item.name: item for item in items},
     )
+
+
+def settle(store: GatewayStore, records: Iterable[AttemptRecord]) -> int:
+    """Put attempts into a store as a gateway does: by way of the lines of its spool."""
+    return store.settle([read_row(encode(record)) for record in records])

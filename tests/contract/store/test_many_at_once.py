@@ -22,6 +22,7 @@ from firstkit.core.settings import StoreSettings
 from firstkit.core.request import AttemptRecord, Outcome, RequestClass, Usage
 from firstkit.ports.store import Demand, EventRow
 from firstkit.core.topology import Snapshot
+from firstkit.testing.records import settle
 
 part, url, folder, rounds = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
 store = open_store(StoreSettings(url=url), folder=folder)
@@ -38,7 +39,7 @@ for number in range(rounds):
     if part.startswith("gateway"):
         demand = Demand(gateway=part, model="m", waiting=number, oldest_wait_s=None, in_flight={}, wanted_ago_s=None)
         store.write_demand(gateway=part, acked=number, demand=[demand])
-        store.settle([replace(record, request=f"{part}-{number}-{index}") for index in range(20)])
+        settle(store, [replace(record, request=f"{part}-{number}-{index}") for index in range(20)])
         snapshot, _ = store.snapshot(newer_than=(0, 0))
         if snapshot is not None:
             seen.append(snapshot.version)

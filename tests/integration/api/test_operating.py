@@ -14,6 +14,7 @@ from firstkit.core.reasons import Reason
 from firstkit.core.request import AttemptRecord, Outcome, RequestClass, Usage, UsageSource
 from firstkit.core.topology import Heat, ModelStatus, Snapshot
 from firstkit.ports.store import Demand, EventRow, StoreUnavailable
+from firstkit.testing.records import settle
 
 pytestmark = pytest.mark.anyio
 OPERATOR_ROUTES = [
@@ -378,11 +379,12 @@ def attempt(**changes: Any) -> AttemptRecord:
 
 
 async def test_a_request_is_explained_to_whoever_sent_it(world) -> None:
-    world.store.settle(
+    settle(
+        world.store,
         [
             attempt(ended=False, outcome=Outcome.RETRIED, status=0, error_code="refused", instance="i-000000000009"),
             attempt(attempt=2),
-        ]
+        ],
     )
     explained = await get(world, "/api/v1/requests/req-1", world.user())
     text = " ".join(explained["sentences"])
@@ -393,7 +395,7 @@ async def test_a_request_is_explained_to_whoever_sent_it(world) -> None:
 
 
 async def test_somebody_elses_request_is_as_if_it_were_not_there(world) -> None:
-    world.store.settle([attempt(subject="key:other")])
+    settle(world.store, [attempt(subject="key:other")])
     for request in ("req-1", "req-2"):
         answer = await world.client.get(f"/api/v1/requests/{request}", headers=world.user())
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "request_not_found")
@@ -402,7 +404,7 @@ async def test_somebody_elses_request_is_as_if_it_were_not_there(world) -> None:
 async def test_usage_is_ones_own_unless_an_operator_asks_for_all(world) -> None:
     import time
 
-    world.store.settle([attempt(at=time.time()), attempt(request="req-2", subject="key:other", at=time.time())])
+    settle(world.store, [attempt(at=time.time()), attempt(request="req-2", subject="key:other", at=time.time())])
     (mine,) = (await get(world, "/api/v1/usage", world.user()))["data"]
     assert (mine["requests"], mine["input_tokens"], mine["output_tokens"]) == (1, 5, 7)
     (still_mine,) = (await get(world, "/api/v1/usage?all=true", world.user()))["data"]

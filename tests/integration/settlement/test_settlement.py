@@ -16,7 +16,7 @@ from firstkit.adapters.store import SqlStore, migrate_store, open_store
 from firstkit.core.errors import InternalError, SiteError
 from firstkit.core.request import AttemptRecord, Outcome, RequestClass, Usage, UsageSource
 from firstkit.core.settings import StoreSettings
-from firstkit.ports.store import StoreUnavailable
+from firstkit.ports.store import AttemptRow, StoreUnavailable
 from firstkit.services import settlement
 from firstkit.services.settlement import Settlement, Spool, encode
 from firstkit.services.store_thread import StoreThread
@@ -69,13 +69,13 @@ class BreakableStore:
         self.refuses = ""
         self.calls = 0
 
-    def settle(self, records: Sequence[AttemptRecord]) -> int:
+    def settle(self, rows: Sequence[AttemptRow]) -> int:
         self.calls += 1
         if self.away:
             raise StoreUnavailable("away")
-        if any(item.request == self.refuses for item in records):
+        if any(row.request == self.refuses for row in rows):
             raise InternalError("no such number")
-        return self.store.settle(records)
+        return self.store.settle(rows)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.store, name)

@@ -13,12 +13,11 @@ from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, case, de
 
 from firstkit.adapters.store.catalog import newest_revision
 from firstkit.adapters.store.database import Database
-from firstkit.adapters.store.records import ATTEMPT, DEMAND, PRINCIPAL, column_count, column_text, load_snapshot
+from firstkit.adapters.store.records import DEMAND, PRINCIPAL, column_count, column_text, load_snapshot
 from firstkit.adapters.store.schema import api_keys, attempts, gateways, key_uses, keys_version, snapshot
 from firstkit.core.estimate import to_hot_left_s
-from firstkit.core.request import AttemptRecord
 from firstkit.core.topology import Snapshot
-from firstkit.ports.store import Demand, KeyRow, Revision
+from firstkit.ports.store import AttemptRow, Demand, KeyRow, Revision
 
 ENDLESS_S = float("inf")
 ROWS_TOGETHER = 100
@@ -67,12 +66,12 @@ class SqlGatewayStore:
     def keys_version(self) -> int:
         return self._db.read(lambda c: int(c.execute(_KEYS_VERSION).scalar_one()))
 
-    def settle(self, records: Sequence[AttemptRecord]) -> int:
-        if not records:
+    def settle(self, rows: Sequence[AttemptRow]) -> int:
+        if not rows:
             return 0
         # In one order for all, so that two that settle the same attempts do not lock each other out.
-        rows = sorted((_attempt_row(record) for record in records), key=_ATTEMPT_KEY)
-        return self._db.write(lambda c: self._insert(c, rows))
+        fit = sorted([_fit(row) for row in rows], key=_ATTEMPT_KEY)
+        return self._db.write(lambda c: self._insert(c, fit))
 
     def _insert(self, c: Connection, rows: list[tuple[Any, ...]]) -> int:
         """Insert rows, on SQLite many in one step.
@@ -169,19 +168,19 @@ def _settling(database: Database, *, rows: int = 1) -> str:
 _ATTEMPT_KEY = itemgetter(0, 1)
 
 
-def _attempt_row(record: AttemptRecord) -> tuple[Any, ...]:
-    """Make the row in the order of the table's columns."""
-    usage = record.usage
+def _fit(row: AttemptRow) -> tuple[Any, ...]:
+    """Make a row fit for its columns, in their order."""
+    request, attempt, ended, at, subject, project, model, outcome, given, made, record = row
     return (
-        record.request,
-        record.attempt,
-        record.ended,
-        record.at,
-        column_text(record.subject),
-        column_text(record.project),
-        column_text(record.model),
-        record.outcome.value,
-        column_count(usage.input_tokens),
-        column_count(usage.output_tokens),
-        ATTEMPT.dump(record),
+        request,
+        attempt,
+        ended,
+        at,
+        column_text(subject),
+        column_text(project),
+        column_text(model),
+        outcome,
+        column_count(given),
+        column_count(made),
+        record,
     )
