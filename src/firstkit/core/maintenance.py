@@ -36,7 +36,12 @@ class Notice:
     def words(self) -> str:
         """Say it to people; a date for them, no clock is compared with it."""
         what = self.note or (f"an operator's notice ({self.by})" if self.by else f"reservation {self.name}")
-        return f"maintenance of {self.cluster} from {_moment(self.starts_at)} to {_moment(self.ends_at)} UTC: {what}"
+        return f"{maintenance_of(self.cluster)} from {_moment(self.starts_at)} to {_moment(self.ends_at)} UTC: {what}"
+
+
+def maintenance_of(cluster: str) -> str:
+    """Begin a sentence about a cluster's maintenance."""
+    return f"maintenance of {cluster}"
 
 
 def stop_of(

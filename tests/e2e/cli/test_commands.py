@@ -121,6 +121,16 @@ def test_a_file_is_compared_and_applied(first: Any, demo: Installation, tmp_path
     assert "did you mean `aliases`?" in first("deploy", "apply", str(file), code=1)
 
 
+def test_a_maintenance_is_announced_to_users_and_taken_back(first: Any, demo: Installation) -> None:
+    said = first("maintenance", "laptop", "--in", "2d", "--for", "4h", "--note", "new racks")
+    assert said.startswith("Announced: maintenance laptop from 20")
+    demo.until(lambda: "new racks" in first("clusters"))
+    assert "new racks" in first("deploy", "overrides")
+    assert "taken back" in first("maintenance", "laptop", "--undo")
+    assert "announced here" in first("maintenance", "laptop", "--undo", code=1)
+    assert "--for" in first("maintenance", "laptop", "--in", "2d", code=2)
+
+
 def test_a_cluster_is_stopped_and_resumed(first: Any, demo: Installation) -> None:
     (before,) = demo.until(lambda: demo.ready_instances(MODEL))
     assert "is stopped" in first("stop", "laptop", "--note", "test")

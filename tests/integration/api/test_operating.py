@@ -215,6 +215,32 @@ async def test_an_override_is_set_shown_and_cleared(world) -> None:
     assert world.nudges.sent == ["catalog", "catalog"]
 
 
+async def test_a_maintenance_is_announced_in_durations_and_kept_in_the_stores_clock(world) -> None:
+    async def put(**wanted: Any) -> Any:
+        return await world.client.put("/api/v1/overrides/maintenance/here", json=wanted, headers=world.operator)
+
+    answer = await put(value={"starts_in_s": 3600, "lasts_s": 7200}, note="new racks")
+    assert answer.status_code == 200, answer.text
+    row = answer.json()
+    assert row["value"]["ends_at"] - row["value"]["starts_at"] == 7200
+    assert row["until"] > row["at"]
+    for wrong in (
+        {"value": {"starts_in_s": 5}},
+        {"value": {"starts_in_s": -5, "lasts_s": 5}},
+        {"value": {"starts_in_s": 5, "lasts_s": 5}, "for_s": 9},
+        {"value": {"min": 1}},
+    ):
+        assert (await put(**wrong)).status_code == 400
+    unknown = await world.client.put(
+        "/api/v1/overrides/maintenance/nowhere",
+        json={"value": {"starts_in_s": 5, "lasts_s": 5}},
+        headers=world.operator,
+    )
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "subject_not_found")
+    deployments = (await get(world, "/api/v1/deployments"))["data"]
+    assert not any(row["overrides"] for row in deployments)
+
+
 async def test_a_stopped_cluster_shows_as_stopped(world) -> None:
     await override(world, "stop", "here", note="maintenance")
     (cluster,) = (await get(world, "/api/v1/clusters"))["data"]

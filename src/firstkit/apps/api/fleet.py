@@ -9,6 +9,7 @@ from firstkit.apps.api.callers import Caller
 from firstkit.apps.api.memory import GATEWAY_SILENT_S, Known
 from firstkit.core.instance.record import Instance
 from firstkit.core.job.record import Job
+from firstkit.core.maintenance import maintenance_of
 from firstkit.ports.store import GatewayRow, Override, Store
 from firstkit.wire.admin.fleet import ClusterView, DeploymentView, InstanceView, JobView
 
@@ -65,6 +66,7 @@ class Fleet:
                     cluster,
                     models=names,
                     stop=stop,
+                    notices=announced(known, cluster.name),
                     instances=self.instances,
                     jobs=self.jobs,
                     operator=caller.operator,
@@ -78,6 +80,12 @@ class Fleet:
             DeploymentView.of(item, overrides=self.overrides, instances=self.instances)
             for item in known.catalog.deployments.values()
         ]
+
+
+def announced(known: Known, cluster: str) -> list[str]:
+    """List what the controller announces for a cluster: it knows of reservations and of operators' notices alike."""
+    told = (notice for status in known.statuses.values() for notice in status.notices)
+    return [notice for notice in dict.fromkeys(told) if notice.startswith(maintenance_of(cluster))]
 
 
 def read_fleet(store: Store, *, ended_within_s: float | None = None) -> Fleet:

@@ -26,6 +26,7 @@ class Kind(StrEnum):
     DRAIN = "drain"
     STOP = "stop"
     RELEASE = "release"
+    MAINTENANCE = "maintenance"
 
 
 def overrides_router(store: StoreCalls, memory: Memory, nudges: Nudges) -> APIRouter:
@@ -43,14 +44,21 @@ def overrides_router(store: StoreCalls, memory: Memory, nudges: Nudges) -> APIRo
         value: dict[str, int] = {str(key): number for key, number in wanted.value.items()}
         if kind is Kind.SCALE:
             _check_scale(catalog, subject, value)
+        elif kind is Kind.MAINTENANCE:
+            _check_maintenance(value, for_s=wanted.for_s)
         elif value:
             raise InvalidRequest(f"a {kind} has no value", param="value")
 
         def set_it(opened: Store) -> Override:
             _check_subject(opened, catalog, kind, subject)
-            until = None if wanted.for_s is None else opened.now() + wanted.for_s
+            now = opened.now()
+            until, held = None if wanted.for_s is None else now + wanted.for_s, value
+            if kind is Kind.MAINTENANCE:  # only durations travel: the moments are in the store's clock
+                starts_at = int(now) + value["starts_in_s"]
+                held = {"starts_at": starts_at, "ends_at": starts_at + value["lasts_s"]}
+                until = float(held["ends_at"])
             return opened.set_override(
-                kind=kind, subject=subject, value=value, by=caller.principal.name, until=until, note=wanted.note
+                kind=kind, subject=subject, value=held, by=caller.principal.name, until=until, note=wanted.note
             )
 
         row = await store.call(set_it)
@@ -71,7 +79,7 @@ def overrides_router(store: StoreCalls, memory: Memory, nudges: Nudges) -> APIRo
 
 
 def _check_scale(catalog: Catalog, subject: str, value: dict[str, int]) -> None:
-    if not value:
+    if not value or not value.keys() <= {"min", "max"}:
         raise InvalidRequest("say min, max or both", param="value")
     if any(number < 0 for number in value.values()):
         raise InvalidRequest("min and max are zero or more", param="value")
@@ -83,9 +91,18 @@ def _check_scale(catalog: Catalog, subject: str, value: dict[str, int]) -> None:
             raise InvalidRequest(f"min {low} is above max {high}; give both", param="value")
 
 
+def _check_maintenance(value: dict[str, int], *, for_s: float | None) -> None:
+    if value.keys() != {"starts_in_s", "lasts_s"}:
+        raise InvalidRequest("say starts_in_s and lasts_s, in seconds", param="value")
+    if value["starts_in_s"] < 0 or value["lasts_s"] <= 0:
+        raise InvalidRequest("a maintenance starts now or later, and lasts for some time", param="value")
+    if for_s is not None:
+        raise InvalidRequest("a maintenance holds until it is over; lasts_s says when that is", param="for_s")
+
+
 def _check_subject(store: Store, catalog: Catalog, kind: Kind, subject: str) -> None:
     """Refuse a name that nothing bears, with the nearest that something does."""
-    if kind is Kind.STOP:
+    if kind in {Kind.STOP, Kind.MAINTENANCE}:
         what, names = "cluster", set(catalog.clusters)
     else:
         what, names = "deployment", set(catalog.deployments)

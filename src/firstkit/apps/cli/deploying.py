@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -104,8 +105,15 @@ def compare(*, file: Path, asked: Asked, as_json: bool) -> None:
         click.echo(f"override {override_words(override)}")
 
 
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
+
+
 def override_words(row: Row) -> str:
     """Say an override: what, by whom, until when, why."""
+    if row["kind"] == "maintenance":
+        value = f"from {_moment(row['value']['starts_at'])} to {_moment(row['value']['ends_at'])} UTC"
+        return f"maintenance {row['subject']} {value}, by {row['by']}" + (f" ({row['note']})" if row["note"] else "")
     value = " ".join(f"{key}={number}" for key, number in sorted(row["value"].items()))
     until = f" until {day(row['until'])} UTC" if row["until"] else ""
     note = f" ({row['note']})" if row["note"] else ""

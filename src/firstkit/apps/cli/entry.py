@@ -53,6 +53,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "deploy": Entry("deploying", "Apply, compare, scale, drain, cordon, read logs."),
         "stop": Entry("stopping", "Cancel all our jobs on a cluster and submit no more."),
         "resume": Entry("stopping", "Submit jobs on a cluster again."),
+        "maintenance": Entry("announcing", "Announce a time in which no job of ours may run on a cluster."),
         "doctor": Entry("doctor", "Check a cluster end to end."),
     },
     "Other": {

@@ -61,7 +61,7 @@ CLUSTERS: dict[str, Cell] = {
     "JOBS": lambda row: _counts(row["jobs"], row["job_limit"]),
     "INSTANCES": lambda row: _counts(row["instances"], None),
     "MODELS": lambda row: ", ".join(row["models"]),
-    "NOTE": lambda row: row["stop_note"],
+    "NOTE": lambda row: "; ".join(filter(None, [row["stop_note"], *row["notices"]])),
 }
 
 DEPLOYMENTS: dict[str, Cell] = {

@@ -13,9 +13,15 @@ from firstkit.core.job.record import Job, JobState
 from firstkit.ports.store import EventRow, GatewayRow, Override
 from firstkit.wire.admin.shape import Shape, count, moment, since
 
+_OF_CLUSTERS = frozenset({"stop", "maintenance"})
+"""Overrides whose subject is a cluster."""
+
 
 class ClusterView(Shape):
-    """One cluster. `instances` and `jobs` count by state; what is None is for operators."""
+    """One cluster. `instances` and `jobs` count by state; what is None is for operators.
+
+    `notices` tell its users of maintenances.
+    """
 
     name: str
     scheduler: str
@@ -24,6 +30,7 @@ class ClusterView(Shape):
     run_dir: str | None
     stopped: bool
     stop_note: str
+    notices: list[str]
     models: list[str]
     instances: dict[str, int]
     jobs: dict[str, int]
@@ -35,6 +42,7 @@ class ClusterView(Shape):
         *,
         models: Sequence[str],
         stop: Override | None,
+        notices: Sequence[str],
         instances: Sequence[Instance],
         jobs: Sequence[Job],
         operator: bool,
@@ -47,6 +55,7 @@ class ClusterView(Shape):
             run_dir=cluster.run_dir if operator else None,
             stopped=stop is not None,
             stop_note=stop.note if stop else "",
+            notices=list(notices),
             models=list(models),
             instances=count(item.state for item in instances if item.cluster == cluster.name),
             jobs=count(item.state for item in jobs if item.cluster == cluster.name),
@@ -72,7 +81,7 @@ class DeploymentView(Shape):
 
     @staticmethod
     def of(deployment: Deployment, *, overrides: Sequence[Override], instances: Sequence[Instance]) -> DeploymentView:
-        mine = [item for item in overrides if item.subject == deployment.name and item.kind != "stop"]
+        mine = [item for item in overrides if item.subject == deployment.name and item.kind not in _OF_CLUSTERS]
         scale = next((item.value for item in mine if item.kind == "scale"), dict[str, int]())
         return DeploymentView(
             name=deployment.name,

@@ -129,9 +129,15 @@ class Difference(Shape):
     overrides: list[OverrideView]
 
 
-class OverrideWanted(Sent):
-    """What an override is to be; `for_s` None: until it is cleared."""
+OverrideKey = Literal["min", "max", "starts_in_s", "lasts_s"]
 
-    value: dict[Literal["min", "max"], int] = Field(default_factory=dict[Literal["min", "max"], int])
+
+class OverrideWanted(Sent):
+    """What an override is to be; `for_s` None: until it is cleared.
+
+    A `scale` has `min` or `max` for its value, a `maintenance` `starts_in_s` and `lasts_s`, the others none.
+    """
+
+    value: dict[OverrideKey, int] = Field(default_factory=dict[OverrideKey, int])
     for_s: float | None = Field(default=None, gt=0)
     note: str = Field(default="", max_length=500)
