@@ -71,7 +71,9 @@ def check_job(before: Job, event: JobEvent, after: Job) -> None:
     if before.ending_for is not None:
         assert after.ending_for is before.ending_for, "the first wish is kept"
     if before.state is JobState.ENDING and before.reason in ENDS:
-        assert after.reason in {before.reason, after.ending_for}, "the first reason of an end is kept"
+        ends = {JobEventKind.SEEN_ENDING, JobEventKind.SEEN_ENDED}
+        precise = before.reason is Reason.CANCELLED and event.kind in ends
+        assert after.reason in {before.reason, after.ending_for} or precise, "the first reason of an end is kept"
     if after.state is JobState.ENDED:
         assert after.ended_at is not None
         assert after.reason in ENDS, "an end says why"

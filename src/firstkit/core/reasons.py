@@ -24,6 +24,7 @@ class Reason(StrEnum):
     UPDATED = "UPDATED"
     HANDOVER = "HANDOVER"
     MAINTENANCE = "MAINTENANCE"
+    CANCELLED_BY_SITE = "CANCELLED_BY_SITE"
     # how a job or instance is getting on
     SUBMITTING = "SUBMITTING"
     JOB_WAITS = "JOB_WAITS"

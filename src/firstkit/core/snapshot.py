@@ -23,7 +23,8 @@ _COMING = frozenset({InstanceState.PLANNED, InstanceState.LOADING})
 class View:
     """One deployment as the controller sees it at this moment.
 
-    `walltime_s` is what a job that is submitted now asks for; `notices` are what is announced for its cluster.
+    `used`: somebody uses it just now. `walltime_s` is what a job that is submitted now asks for; `notices` are what is
+    announced for its cluster.
     """
 
     deployment: Deployment
@@ -31,6 +32,7 @@ class View:
     standing: Standing
     usual: Typical
     cordoned: bool = False
+    used: bool = False
     walltime_s: float | None = None
     notices: tuple[str, ...] = ()
 

@@ -199,6 +199,7 @@ def _view(world: World, case: _Case, seen: signals.Signals, *, horizon: Horizon,
         standing=case.standing,
         usual=world.usual(deployment.name, case.spec),
         cordoned=case.cordoned,
+        used=seen.in_flight > 0 or (seen.wanted_ago_s is not None and seen.wanted_ago_s <= policy.RECENTLY_S),
         walltime_s=fits.walltime_s,
         notices=tuple(horizon.announcements(deployment.cluster)) if deployment.cluster else (),
     )

@@ -22,6 +22,7 @@ from firstkit.services.submission import token_digest
 from firstkit.services.world import World
 
 CANCEL_AGAIN_S = 30.0
+USED_EVERY_S = 30.0
 _GOING = frozenset({InstanceState.DRAINING, InstanceState.ENDED})
 _CANCELLABLE = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.ENDING})
 
@@ -51,6 +52,8 @@ class Lifecycle:
         """Mark what is wanted, drain and start, as decided for one deployment."""
         for name in view.changes.wanted:
             self._mark_wanted(name, view, now - view.changes.wanted_ago_s)
+        if view.used:
+            self._mark_used(view.deployment.name, now)
         for drain in view.changes.drains:
             self.drain(drain.instance, drain.reason, within_s=drain.within_s, now=now)
         for name in view.changes.heirs:
@@ -65,6 +68,12 @@ class Lifecycle:
         grain_s = 60.0 if idle_s is None else max(0.2, min(60.0, idle_s / 20.0))
         if item.wanted_at is None or at - item.wanted_at >= grain_s:
             self._world.amend(name, wanted_at=at)
+
+    def _mark_used(self, deployment: str, now: float) -> None:
+        """Note that a deployment's instances are in use, whichever of them it is: written every half minute."""
+        for item in self._world.instances_of(deployment):
+            if item.state is InstanceState.READY and (item.used_at is None or now - item.used_at >= USED_EVERY_S):
+                self._world.amend(item.id, used_at=now)
 
     def _plan(self, view: View, catalog: Catalog, spec: str, now: float, *, replaces: Instance | None = None) -> None:
         """Plan one job with one instance (an external engine: the instance alone).

@@ -33,6 +33,7 @@ class SimulatedJob:
     started_at: float | None = None
     ended_at: float | None = None
     node: str = ""
+    cancelled_as: str = "CANCELLED"
     launcher: SimulatedLauncher | None = None
     cancelled: anyio.Event = field(default_factory=anyio.Event)
     killed: anyio.Event = field(default_factory=anyio.Event)
@@ -180,6 +181,12 @@ class SimulatedCluster:
         self._group.start_soon(self._live, job)
         return job
 
+    def cancel(self, number: str, *, why: str = "CANCELLED") -> None:
+        """Let somebody else cancel a job, or the scheduler preempt it: TERM now, KILL later."""
+        job = self.jobs[number]
+        job.cancelled_as = why
+        job.cancelled.set()
+
     def fail_node(self, number: str) -> None:
         """Let a job's node die: no last word, no file."""
         job = self.jobs[number]
@@ -284,7 +291,7 @@ class SimulatedCluster:
             with anyio.move_on_after(1.0):
                 await job.cancelled.wait()
         if job.cancelled.is_set():
-            self._ended(job, code=0, why="CANCELLED")
+            self._ended(job, code=0, why=job.cancelled_as)
             return
         job.state, job.started_at, job.node = "RUNNING", self._now(), f"n{job.number}"
         async with anyio.create_task_group() as group:
@@ -341,7 +348,7 @@ class SimulatedCluster:
             group.start_soon(killed)
             with anyio.move_on_after(job.walltime_s or 1e9):
                 await job.cancelled.wait()
-            job.why = "CANCELLED" if job.cancelled.is_set() else "TIMEOUT"
+            job.why = job.cancelled_as if job.cancelled.is_set() else "TIMEOUT"
             if job.launcher is not None:
                 job.launcher.terminate()
                 await anyio.sleep(self._kill_wait_s)

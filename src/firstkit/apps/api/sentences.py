@@ -24,6 +24,7 @@ _WHY = {
     Reason.CORDONED: "an operator takes no new work for it (`first deploy cordon … --undo` ends that)",
     Reason.CLUSTER_STOPPED: "an operator has stopped its cluster (`first resume CLUSTER` ends that)",
     Reason.HANDOVER: "it is about to take over from one whose time is nearly over",
+    Reason.CANCELLED_BY_SITE: "its cluster cancels what is idle",
     Reason.MAINTENANCE: "its cluster is down for maintenance, and it starts again afterwards",
     Reason.CLUSTER_LIMIT: "its cluster holds as many jobs as it may",
     Reason.OVERRIDE: "an operator has drained it (`first deploy drain … --undo` ends that)",

@@ -143,8 +143,13 @@ def _explained(job: Job) -> bool:
 
 
 def _end_reason(job: Job, event: JobEvent) -> Reason | None:
-    """Say why the job ends, as far as it is known: firstkit's own wish, what was known before, what is told now."""
+    """Say why the job ends, as far as it is known: firstkit's own wish, what was known before, what is told now.
+
+    A launcher knows no more of a signal than that it came from outside; the scheduler knows what for.
+    """
     known = job.reason if job.reason in ENDS and job.state is JobState.ENDING else None
+    if known is Reason.CANCELLED and event.kind in {_K.SEEN_ENDING, _K.SEEN_ENDED} and event.reason in ENDS:
+        known = event.reason
     return job.ending_for or known or event.reason
 
 

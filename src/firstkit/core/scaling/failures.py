@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from firstkit.core.instance.record import Instance, InstanceState
 from firstkit.core.reasons import HEALING, Reason, is_failure
+from firstkit.core.scaling.reaped import advice, over_at, reaped_after_s
 
 HEALTHY_S = 120.0
 """An instance that served this long before it failed starts a new row: what went wrong is not its start."""
 NEVER_HEAL = frozenset({Reason.SUBMIT_REJECTED, Reason.WEIGHTS_MISSING, Reason.SETUP_FAILED, Reason.ENGINE_UNGUARDED})
 """Ends that waiting alone will not mend: the second in a row holds."""
 
+_GOING = frozenset({InstanceState.DRAINING, InstanceState.ENDED})
 _DOUBLINGS = 30
 """More make no difference, and a very long row must not overflow."""
 
@@ -41,20 +43,26 @@ class Standing:
 def standing(
     ended: Iterable[Instance], *, spec: str, released_at: float | None, now: float, patience: Patience
 ) -> Standing:
-    """Judge a deployment by its ended instances (any order).
+    """Judge a deployment by its ended instances, and those on their way out (any order; others are left aside).
 
     Only ends of the present `spec` after `released_at` (an operator's release) count. Normal ends (walltime, scale-in,
     cancellation) neither count nor reset; a healthy life resets. Failures of the site delay the next try, but do not
-    hold: they pass by themselves, and nobody should have to release every deployment after an outage.
+    hold: they pass by themselves, and nobody should have to release every deployment after an outage. A site that ends
+    whatever is idle holds: what is submitted next would only end the same way.
     """
     row = own = 0
     last: Instance | None = None
-    mine = (
-        item for item in ended if item.spec == spec and item.state is InstanceState.ENDED and item.ended_at is not None
-    )
-    for item in sorted(mine, key=lambda one: one.ended_at or 0.0, reverse=True):
-        if released_at is not None and (item.ended_at or 0.0) <= released_at:
-            break
+    going = [
+        item
+        for item in sorted(ended, key=over_at, reverse=True)
+        if item.spec == spec and item.state in _GOING and (released_at is None or over_at(item) > released_at)
+    ]
+    reaped_s = reaped_after_s(going)
+    if reaped_s is not None:
+        return Standing(held=True, reason=Reason.CANCELLED_BY_SITE, detail=advice(reaped_s))
+    for item in going:
+        if item.state is not InstanceState.ENDED:
+            continue
         if is_failure(item.reason):
             row += 1
             own += item.reason not in HEALING
