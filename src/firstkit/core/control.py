@@ -201,7 +201,7 @@ class ReportedInstance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What a launcher says of its job; `seq` grows with every one it makes."""
+    """What a launcher says of its job; `seq` grows with each. `node` is the scheduler's name of the host."""
 
     job: str
     seq: int
@@ -209,6 +209,7 @@ class Status:
     state: Literal["RUNNING", "ENDING", "ENDED"]
     scheduler_id: str = ""
     host: str = ""
+    node: str = ""
     pid: int = 0
     launcher: str = ""
     reason: str | None = None

@@ -17,6 +17,8 @@ class Identity(NamedTuple):
     scheduler_id: str
     host: str
     pid: int
+    node: str = ""
+    """What the scheduler calls this host, where it says so, or the host's own name."""
 
 
 class AlreadyClaimed(Exception):
@@ -27,7 +29,8 @@ def identify(environment: Mapping[str, str]) -> Identity:
     """Find the scheduler's id for this job; without a scheduler the process id stands for it."""
     names = ("FIRST_SCHEDULER_ID", "SLURM_JOB_ID", "PBS_JOBID")
     found = next((environment[name] for name in names if environment.get(name)), str(os.getpid()))
-    return Identity(found, socket.gethostname(), os.getpid())
+    host = socket.gethostname()
+    return Identity(found, host, os.getpid(), environment.get("SLURMD_NODENAME") or host)
 
 
 def claim(folder: str, identity: Identity) -> None:

@@ -7,7 +7,8 @@ import json
 import os
 from typing import Dict, NamedTuple, Optional, Tuple
 
-from .documents import ADDRESS, Fields, JobRefused, check_schema
+from .documents import ADDRESS, check_schema
+from .fields import Fields, JobRefused
 
 DESIRED = "desired.json"
 MAX_BYTES = 1024 * 1024

@@ -24,6 +24,7 @@ class Job(NamedTuple):
     """What all instances of the job share while they are started."""
 
     run_dir: str
+    node: str
     environment: Dict[str, str]
     ports: Set[int]
     guard: Guard
@@ -77,7 +78,8 @@ def _look(engine: EngineSpec, places: Places, port: Optional[int], job: Job) -> 
         raise _Failed("WEIGHTS_MISSING", missing)
     found = look(engine, {**job.environment, **engine.env}, places, prctl=job.prctl, hurried=job.hurried)
     if found.fault is not None:
-        raise _Failed(*found.fault)
+        reason, detail = found.fault
+        raise _Failed(reason, f"{job.node}: {detail}" if reason == "NODE_UNFIT" else detail)
     return found.unseen
 
 

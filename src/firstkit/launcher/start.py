@@ -10,7 +10,8 @@ import time
 from typing import List, Sequence
 
 from .claim import AlreadyClaimed, claim, identify
-from .documents import JobRefused, JobSpec, read_job
+from .documents import JobSpec, read_job
+from .fields import JobRefused
 from .folders import remove_leftovers
 from .guard import post_guard
 from .handover import Handover, Started
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     guard = post_guard()
     prctl = Prctl()
     prctl.adopt_orphans()
-    job = Job(run_dir, dict(os.environ), set(), guard, prctl, hurried=lambda: signals.arrived)
+    job = Job(run_dir, identity.node, dict(os.environ), set(), guard, prctl, hurried=lambda: signals.arrived)
     started = [start_instance(instance, job) for instance in spec.instances]
     secrets = _secrets(spec, run_dir)
     log = LauncherLog(run_dir, secrets=secrets, began=began)

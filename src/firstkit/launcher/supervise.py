@@ -13,8 +13,9 @@ from typing import Any, Callable, Dict, Optional
 from .control import Control
 from .deadlines import happens
 from .desired import DRAIN, STOP, DesiredFile, parse_desired
-from .documents import DoorSpec, JobRefused
+from .documents import DoorSpec
 from .exchange import Address
+from .fields import JobRefused
 from .handover import Handover
 from .instance import End, Instance
 from .processes import kill_all, survivors
@@ -107,6 +108,7 @@ class Job:
                 "uptime_s": round(now - self._start.began, 3),
                 "scheduler_id": identity.scheduler_id,
                 "host": identity.host,
+                "node": identity.node,
                 "pid": identity.pid,
                 "launcher": self._start.version,
                 "state": self._state,

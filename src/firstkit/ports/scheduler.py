@@ -73,6 +73,8 @@ class Submission:
     run_dir: str
     script: str
     resources: Resources
+    exclude: tuple[str, ...] = ()
+    """Nodes that it should not run on, as the scheduler names them, where the dialect has a word for that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

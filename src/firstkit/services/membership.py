@@ -42,6 +42,7 @@ def take_report(world: World, status: control.Status, *, now: float, age_s: floa
             reason=_why(world, job, reason(status.reason)),
             detail=status.detail or "",
             ends_at=ends_at,
+            nodes=(node,) if (node := status.node or status.host) else (),
         ),
     )
     mine = {item.id for item in world.instances_of_job(job.id)}

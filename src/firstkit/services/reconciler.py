@@ -99,6 +99,7 @@ class Reconciler:
         self._probed: list[tuple[Target, Probed]] = []
         self._begun: list[tuple[Job, str]] = []
         self._cancels: list[tuple[str, str]] = []
+        self._readmitted: dict[str, float] = {}
         self._wake = anyio.Event()
         self._external = parts.external(self._deliver_probe)
         self._foresight = Foresight()
@@ -209,6 +210,7 @@ class Reconciler:
         inputs = await self._ledger.gather()
         self._now = inputs.now
         overrides = autoscaler.Overrides(inputs.overrides)
+        self._readmitted = {row.subject: row.at for row in inputs.overrides if row.kind == "readmit"}
         await self._revisions.take(inputs.revision, self._world)
         self._workers.staff(self._heritage.clusters, group)
         self._take_in(inputs)
@@ -340,6 +342,7 @@ class Reconciler:
                 cluster=cluster,
                 scheduler=self._workers.scheduler(job.cluster),
                 token=token,
+                exclude=self._world.excluded(job.cluster, cleared_at=self._readmitted.get(job.cluster), now=self._now),
             )
         except (FirstError, OSError) as error:
             self._deliver(Submitted(job=job.id, answer=Rejected(detail=str(error))))

@@ -90,8 +90,12 @@ class Preparer:
         cluster: Cluster,
         scheduler: Scheduler,
         token: str,
+        exclude: tuple[str, ...] = (),
     ) -> Prepared:
-        """Build everything for one job. `token` is its control token, whose digest the job's row keeps."""
+        """Build everything for one job. `token` is its control token, whose digest the job's row keeps.
+
+        `exclude` are nodes to keep it off.
+        """
         resources = replace(deployment.resources or Resources(), walltime_s=job.walltime_s)
         folder = job.run_dir
         launch = self._engines[deployment.engine.kind].launch(deployment)
@@ -118,6 +122,7 @@ class Preparer:
             run_dir=folder,
             script=script_path,
             resources=resources,
+            exclude=exclude,
         )
         setup = "\n".join(part.rstrip("\n") for part in (cluster.setup, deployment.engine.setup) if part.strip())
         script = scheduler.script(submission, setup=setup, launcher=launcher_path)

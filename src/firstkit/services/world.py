@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from firstkit.core.health.nodes import exclusions
 from firstkit.core.instance.machine import InstanceEvent, InstanceEventKind
 from firstkit.core.instance.machine import step as step_instance
 from firstkit.core.instance.record import Instance, InstanceState
@@ -97,6 +98,13 @@ class World:
             )
             for row in self._starts.get(deployment, ())
         ]
+
+    def excluded(self, cluster: str, *, cleared_at: float | None, now: float) -> tuple[str, ...]:
+        """Name the nodes of a cluster that a new job should be kept off."""
+        found = exclusions(
+            self.jobs_on(cluster), self.instances.values(), cluster=cluster, cleared_at=cleared_at, now=now
+        )
+        return tuple(one.node for one in found)
 
     # ------------------------------------------------------------------------------------------------------ changing
     def add(self, job: Job | None, *instances: Instance) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from firstkit.testing.simulated_faults import Faults, Reserved
 from firstkit.testing.simulated_launcher import EngineManner, SimulatedLauncher
 
 KILL_WAIT_S = 30.0
+UNFIT = EngineManner(load_s=None, crash_s=0.1, crash_reason="NODE_UNFIT", crash_tail=("no GPU",))
 
 
 @dataclass(slots=True)
@@ -29,6 +31,7 @@ class SimulatedJob:
     state: str = "PENDING"
     why: str = ""
     code: int = 0
+    exclude: Sequence[str] = ()
     submitted_at: float = 0.0
     started_at: float | None = None
     ended_at: float | None = None
@@ -65,6 +68,8 @@ class SimulatedCluster:
         self.files: dict[str, bytes] = {}
         self.modes: dict[str, int] = {}
         self.engines: Callable[[str], EngineManner] = lambda _: EngineManner()
+        self.unfit: set[str] = set()
+        """On these nodes the launcher finds what an engine lacks."""
         self.at_step: Callable[[str], Awaitable[None]] | None = None
         self.reservations: list[Reserved] = []
         self.commands = 0
@@ -163,7 +168,9 @@ class SimulatedCluster:
             if engine.state == "READY"
         ]
 
-    def add(self, tag: str, *, walltime_s: float = 0.0, script: str = "/none/start.sh") -> SimulatedJob:
+    def add(
+        self, tag: str, *, walltime_s: float = 0.0, script: str = "/none/start.sh", exclude: Sequence[str] = ()
+    ) -> SimulatedJob:
         """Take in a job, as a submission does."""
         self._last += 1
         job = SimulatedJob(
@@ -173,6 +180,7 @@ class SimulatedCluster:
             run_dir=script.rpartition("/")[0],
             script=self.files.get(script, b"").decode(),
             submitted_at=self._now(),
+            exclude=exclude,
         )
         self.jobs[job.number] = job
         self.submissions += 1
@@ -242,11 +250,11 @@ class SimulatedCluster:
         if faults.lost_submissions:
             faults.lost_submissions -= 1
             return Unknown(detail="no answer in time")
-        tag, walltime_s, script = rest
+        tag, walltime_s, script, *exclude = rest
         if faults.delayed_submissions_s and self._group is not None:
             self._group.start_soon(self._add_later, faults.delayed_submissions_s, tag, float(walltime_s), script)
             return Unknown(detail="no answer in time")
-        job = self.add(tag, walltime_s=float(walltime_s), script=script)
+        job = self.add(tag, walltime_s=float(walltime_s), script=script, exclude=exclude)
         if faults.lost_answers:
             faults.lost_answers -= 1
             return Unknown(detail="no answer in time")
@@ -293,13 +301,18 @@ class SimulatedCluster:
         if job.cancelled.is_set():
             self._ended(job, code=0, why=job.cancelled_as)
             return
-        job.state, job.started_at, job.node = "RUNNING", self._now(), f"n{job.number}"
+        job.state, job.started_at, job.node = "RUNNING", self._now(), self._free_node(job)
         async with anyio.create_task_group() as group:
             group.start_soon(self._end_from_outside, job, group.cancel_scope)
             code = await self._work(job)
             if job.state == "RUNNING":
                 self._ended(job, code=code, why=job.why)
             group.cancel_scope.cancel()
+
+    def _free_node(self, job: SimulatedJob) -> str:
+        """Find the first node that is free and not excluded: the one that was just left, broken or not."""
+        taken = {one.node for one in self.jobs.values() if one.state == "RUNNING"} | set(job.exclude)
+        return next(name for name in (f"n{number}" for number in itertools.count(1)) if name not in taken)
 
     def _running(self) -> int:
         return sum(1 for job in self.jobs.values() if job.state == "RUNNING")
@@ -312,7 +325,8 @@ class SimulatedCluster:
                 await anyio.sleep_forever()
             return _code(job.script)
         document = json.loads(data)
-        manner = self.engines(document["instances"][0]["instance"])
+        engines = _unfit if job.node in self.unfit else self.engines
+        manner = engines(document["instances"][0]["instance"])
         if manner.setup:
             self.files[f"{job.run_dir}/job.out"] = manner.setup.encode()
             self.files[f"{job.run_dir}/setup.failed"] = (
@@ -324,9 +338,10 @@ class SimulatedCluster:
             run_dir=job.run_dir,
             scheduler_id=job.number,
             files=self.files,
-            manner=self.engines,
+            manner=engines,
             now=self._now,
             report=self._carry,
+            node=job.node,
         )
         return await job.launcher.run()
 
@@ -357,6 +372,10 @@ class SimulatedCluster:
     def _ended(self, job: SimulatedJob, *, code: int, why: str) -> None:
         if job.state != "ENDED":
             job.state, job.code, job.why, job.ended_at = "ENDED", code, why, self._now()
+
+
+def _unfit(_: str) -> EngineManner:
+    return UNFIT
 
 
 def _seconds(script: str) -> float:

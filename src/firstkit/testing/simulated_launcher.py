@@ -53,6 +53,7 @@ class SimulatedLauncher:
     manner: Callable[[str], EngineManner]
     now: Callable[[], float]
     report: Callable[[str, int, bytes], bool]
+    node: str = ""
     poke: anyio.Event = field(default_factory=anyio.Event)
     engines: list[_Engine] = field(default_factory=list["_Engine"])
     _seq: int = 0
@@ -177,6 +178,7 @@ class SimulatedLauncher:
             "seq": self._seq,
             "uptime_s": round(uptime_s, 3),
             "scheduler_id": "",
+            "node": self.node,
             "state": state,
             "reason": reason or (self._end[0] if self._end else None),
             "detail": detail,

@@ -40,8 +40,9 @@ class SimulatedScheduler:
         return json.dumps({"tag": submission.tag, "setup": setup, "launcher": launcher})
 
     def submit(self, submission: Submission) -> Command:
-        """Submit by tag, walltime and script."""
-        return Command(argv=("submit", submission.tag, f"{submission.resources.walltime_s or 0:g}", submission.script))
+        """Submit by tag, walltime and script; then come the nodes to keep off."""
+        walltime = f"{submission.resources.walltime_s or 0:g}"
+        return Command(argv=("submit", submission.tag, walltime, submission.script, *submission.exclude))
 
     def parse_submit(self, result: Result) -> Accepted | Rejected | Unsure:
         """Read the number."""

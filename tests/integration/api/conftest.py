@@ -102,7 +102,14 @@ class World:
         )
         return {"x-first-principal": encode_principal(principal)}
 
-    def job(self, name: str = "j-000000000001", *, token: str = "tok", state: JobState = JobState.RUNNING) -> Job:
+    def job(
+        self,
+        name: str = "j-000000000001",
+        *,
+        token: str = "tok",
+        state: JobState = JobState.RUNNING,
+        nodes: tuple[str, ...] = (),
+    ) -> Job:
         job = Job(
             id=name,
             cluster="here",
@@ -115,6 +122,7 @@ class World:
             state_at=self.store.now(),
             created_at=self.store.now(),
             ended_at=self.store.now() if state is JobState.ENDED else None,
+            nodes=nodes,
             token_digest=hashlib.sha256(token.encode()).hexdigest(),
         )
         self.store.save(self.term, jobs=[job])

@@ -250,6 +250,40 @@ async def test_a_stopped_cluster_shows_as_stopped(world) -> None:
     assert (seen["stopped"], seen["run_dir"], seen["models"]) == (True, None, ["org/Small-1B"])
 
 
+async def test_nodes_that_are_left_out_are_shown_with_why_until_an_operator_readmits_them(world) -> None:
+    for number in (1, 2):
+        world.job(f"j-{number}", state=JobState.ENDED, nodes=("n1",))
+        world.instance(
+            id=f"i-{number}",
+            job=f"j-{number}",
+            state=InstanceState.ENDED,
+            reason=Reason.NODE_UNFIT,
+            detail="n1: 8 GPUs were asked for and 7 can be used",
+            ended_at=world.store.now(),
+        )
+    await world.publish(
+        Snapshot(
+            version=1,
+            epoch=world.term.epoch,
+            models=(ModelStatus(model="org/Small-1B", heat=Heat.COLD, reason=Reason.NODE_UNFIT),),
+        )
+    )
+    (cluster,) = (await get(world, "/api/v1/clusters"))["data"]
+    [left_out] = cluster["excluded"]
+    assert (left_out["node"], left_out["detail"]) == ("n1", "n1: 8 GPUs were asked for and 7 can be used")
+    assert left_out["left_s"] > 3600
+    assert (cluster["jobs"], cluster["instances"]) == ({}, {}), "what has ended is not counted"
+    why = (await get(world, "/api/v1/why/small"))["sentence"]
+    assert "New jobs are kept off the node n1 of here for another " in why
+    assert "`first deploy readmit here` ends that" in why
+    (seen,) = (await get(world, "/api/v1/clusters", world.user()))["data"]
+    assert seen["excluded"] == []
+    assert "n1" not in (await get(world, "/api/v1/why/small", world.user()))["sentence"]
+    assert (await override(world, "readmit", "here")).status_code == 200
+    (cluster,) = (await get(world, "/api/v1/clusters"))["data"]
+    assert cluster["excluded"] == []
+
+
 @pytest.mark.parametrize(
     ("kind", "subject", "wanted", "status", "words"),
     [
@@ -263,6 +297,7 @@ async def test_a_stopped_cluster_shows_as_stopped(world) -> None:
         ("stop", "there", {}, 404, "did you mean here?"),
         ("stop", "small-here", {}, 404, "no cluster"),
         ("release", "i-000000000001", {}, 404, "no deployment"),
+        ("readmit", "there", {}, 404, "did you mean here?"),
         ("dance", "small-here", {}, 400, "kind"),
         ("drain", "small-here", {"for_s": 0}, 400, "for_s"),
     ],

@@ -133,6 +133,7 @@ CLIENT_COMMANDS = [
     ["deploy", "cordon", "d"],
     ["deploy", "drain", "d", "--undo"],
     ["deploy", "release", "d"],
+    ["deploy", "readmit", "c"],
     ["deploy", "logs", "i-1"],
     ["resume", "c"],
     ["agent", "configure", "codex"],

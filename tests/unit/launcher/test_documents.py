@@ -8,7 +8,8 @@ import pytest
 
 from firstkit.core import control
 from firstkit.launcher.desired import parse_desired
-from firstkit.launcher.documents import JobRefused, parse_job
+from firstkit.launcher.documents import parse_job
+from firstkit.launcher.fields import JobRefused
 from firstkit.wire.control import JsonDocuments
 
 

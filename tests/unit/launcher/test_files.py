@@ -35,16 +35,22 @@ class Log:
 
 
 def test_a_claim_is_granted_once(tmp_path: Path) -> None:
-    claim(str(tmp_path), Identity("12.pbs", "node1", 7))
+    claim(str(tmp_path), Identity("12.pbs", "node1.site", 7, "node1"))
     with pytest.raises(AlreadyClaimed):
         claim(str(tmp_path), Identity("13.pbs", "node2", 8))
-    assert json.loads((tmp_path / "claim").read_text()) == {"scheduler_id": "12.pbs", "host": "node1", "pid": 7}
+    told = json.loads((tmp_path / "claim").read_text())
+    assert told == {"scheduler_id": "12.pbs", "host": "node1.site", "pid": 7, "node": "node1"}
 
 
 def test_the_schedulers_id_is_taken_from_the_environment() -> None:
     assert identify({"SLURM_JOB_ID": "12"}).scheduler_id == "12"
     assert identify({"PBS_JOBID": "12.server"}).scheduler_id == "12.server"
     assert identify({"SLURM_JOB_ID": ""}).scheduler_id == str(os.getpid())
+
+
+def test_a_node_is_called_as_the_scheduler_calls_it_or_else_by_its_own_name() -> None:
+    assert identify({"SLURMD_NODENAME": "c1"}).node == "c1"
+    assert identify({}).node == identify({}).host
 
 
 def test_lines_arrive_whole_however_the_pipe_cuts_them(tmp_path: Path) -> None:

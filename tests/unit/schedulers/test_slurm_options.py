@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What jobs ask of Slurm, and what firstkit sets itself."""
 
+from dataclasses import replace
+
 import pytest
 
 from firstkit.adapters.schedulers.slurm import SlurmScheduler, clock, options_of
@@ -142,3 +144,8 @@ def test_nothing_to_cancel_or_to_recall_is_no_command() -> None:
     assert scheduler().cancel([]) == []
     assert scheduler().recall({}) == []
     assert scheduler().cancel(["17", "18"])[0].argv == ("scancel", "17", "18")
+
+
+def test_nodes_that_are_left_out_are_excluded() -> None:
+    assert not [word for word in scheduler().submit(SUBMISSION).argv if word.startswith("--exclude")]
+    assert "--exclude=c1,c7" in scheduler().submit(replace(SUBMISSION, exclude=("c1", "c7"))).argv

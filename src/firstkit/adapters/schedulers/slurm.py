@@ -128,6 +128,7 @@ def _own_options(submission: Submission) -> tuple[str, ...]:
         f"--chdir={submission.run_dir}",
         f"--output={OUTPUT}",
         "--open-mode=append",
+        *([f"--exclude={','.join(submission.exclude)}"] if submission.exclude else []),
     )
 
 

@@ -9,13 +9,15 @@ from anyio import to_thread
 from fastapi import APIRouter, Query
 
 from firstkit.apps.api.callers import AnyCaller, Operator
+from firstkit.apps.api.fleet import Fleet, read_fleet
 from firstkit.apps.api.logs import tail
 from firstkit.apps.api.memory import Memory
 from firstkit.apps.api.models import find_model, shown_status
 from firstkit.apps.api.parts import StoreCalls
-from firstkit.apps.api.sentences import explain, why
+from firstkit.apps.api.sentences import explain, left_out, why
 from firstkit.core.catalog import Catalog
 from firstkit.core.errors import NotFound, SiteError
+from firstkit.core.health.nodes import REMEMBERED_S
 from firstkit.core.instance.record import Instance
 from firstkit.core.job.record import Job
 from firstkit.ports.store import EventRow, Store
@@ -49,12 +51,14 @@ def asking_router(store: StoreCalls, memory: Memory) -> APIRouter:
         found = find_model(known, caller, model)
         status = shown_status(known, found, caller)
         events: list[EventRow] = []
+        fleet: Fleet | None = None
         if caller.operator:
             events = await store.call(lambda opened: _events_of(opened, known.catalog, found.name))
+            fleet = await store.call(lambda opened: read_fleet(opened, ended_within_s=REMEMBERED_S))
         return Why(
             model=found.name,
             state=status.heat,
-            sentence=why(status, age_s=memory.age_s()),
+            sentence=" ".join([why(status, age_s=memory.age_s()), *_left_out(fleet, known.catalog, found.name)]),
             events=[EventView.of(row) for row in events],
         )
 
@@ -106,6 +110,14 @@ def _instance_of(store: Store, name: str) -> tuple[Instance, Job | None]:
         )
     jobs = store.jobs(ended_since=0.0) if found.job else []
     return found, next((job for job in jobs if job.id == found.job), None)
+
+
+def _left_out(fleet: Fleet | None, catalog: Catalog, model: str) -> list[str]:
+    """Say which nodes new jobs of the model are kept off; operators alone are told of machines."""
+    if fleet is None:
+        return []
+    clusters = dict.fromkeys(item.cluster for item in catalog.deployments_of(model) if item.cluster is not None)
+    return [left_out(cluster, one, now=fleet.now) for cluster in clusters for one in fleet.excluded(cluster)]
 
 
 def _events_of(store: Store, catalog: Catalog, model: str) -> list[EventRow]:

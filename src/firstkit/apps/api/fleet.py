@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from firstkit.apps.api.callers import Caller
 from firstkit.apps.api.memory import GATEWAY_SILENT_S, Known
-from firstkit.core.instance.record import Instance
-from firstkit.core.job.record import Job
+from firstkit.core.health.nodes import Exclusion, exclusions
+from firstkit.core.instance.record import Instance, InstanceState
+from firstkit.core.job.record import Job, JobState
 from firstkit.core.maintenance import maintenance_of
 from firstkit.ports.store import GatewayRow, Override, Store
 from firstkit.wire.admin.fleet import ClusterView, DeploymentView, InstanceView, JobView
@@ -60,19 +61,35 @@ class Fleet:
             names = list(dict.fromkeys(name for name in served if caller.may_use(known.catalog.models[name])))
             if not names and not caller.operator:
                 continue
-            stop = next((item for item in self.overrides if (item.kind, item.subject) == ("stop", cluster.name)), None)
+            stop = self._override("stop", cluster.name)
             views.append(
                 ClusterView.of(
                     cluster,
                     models=names,
                     stop=stop,
                     notices=announced(known, cluster.name),
-                    instances=self.instances,
-                    jobs=self.jobs,
+                    instances=[item for item in self.instances if item.state is not InstanceState.ENDED],
+                    jobs=[job for job in self.jobs if job.state is not JobState.ENDED],
+                    excluded=self.excluded(cluster.name) if caller.operator else (),
                     operator=caller.operator,
+                    now=self.now,
                 )
             )
         return views
+
+    def excluded(self, cluster: str) -> tuple[Exclusion, ...]:
+        """List the nodes that new jobs are kept off; the look must go back `REMEMBERED_S`."""
+        readmitted = self._override("readmit", cluster)
+        return exclusions(
+            self.jobs,
+            self.instances,
+            cluster=cluster,
+            cleared_at=readmitted.at if readmitted else None,
+            now=self.now,
+        )
+
+    def _override(self, kind: str, subject: str) -> Override | None:
+        return next((item for item in self.overrides if (item.kind, item.subject) == (kind, subject)), None)
 
     def deployment_views(self, known: Known) -> list[DeploymentView]:
         """List deployments in the catalog's order."""

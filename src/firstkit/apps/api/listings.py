@@ -17,6 +17,7 @@ from firstkit.apps.api.memory import Memory
 from firstkit.apps.api.models import find_model, model_document
 from firstkit.apps.api.parts import StoreCalls
 from firstkit.core.errors import FirstError
+from firstkit.core.health.nodes import REMEMBERED_S
 from firstkit.ports.store import GatewayRow, Store
 from firstkit.wire.admin.fleet import ClusterView, DeploymentView, GatewayView, Health, InstanceView, JobView
 from firstkit.wire.admin.people import Whoami
@@ -75,7 +76,7 @@ def fleet_router(store: StoreCalls, memory: Memory) -> APIRouter:
 
     @router.get("/clusters", tags=["fleet"], summary="Clusters, what they serve, and whether they are stopped")
     async def clusters(caller: AnyCaller) -> Listing[ClusterView]:  # pyright: ignore[reportUnusedFunction]
-        fleet = await store.call(read_fleet)
+        fleet = await store.call(lambda opened: read_fleet(opened, ended_within_s=REMEMBERED_S))
         return Listing(data=fleet.cluster_views(memory.known(), caller))
 
     @router.get("/deployments", tags=["fleet"], summary="Deployments with their bounds and overrides (operator)")

@@ -27,6 +27,7 @@ class Kind(StrEnum):
     STOP = "stop"
     RELEASE = "release"
     MAINTENANCE = "maintenance"
+    READMIT = "readmit"
 
 
 def overrides_router(store: StoreCalls, memory: Memory, nudges: Nudges) -> APIRouter:
@@ -102,7 +103,7 @@ def _check_maintenance(value: dict[str, int], *, for_s: float | None) -> None:
 
 def _check_subject(store: Store, catalog: Catalog, kind: Kind, subject: str) -> None:
     """Refuse a name that nothing bears, with the nearest that something does."""
-    if kind in {Kind.STOP, Kind.MAINTENANCE}:
+    if kind in {Kind.STOP, Kind.MAINTENANCE, Kind.READMIT}:
         what, names = "cluster", set(catalog.clusters)
     else:
         what, names = "deployment", set(catalog.deployments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from firstkit.core.health.nodes import Exclusion
 from firstkit.core.reasons import Reason
 from firstkit.core.request import AttemptRecord, Outcome, UsageSource
 from firstkit.core.topology import Heat, ModelStatus
@@ -31,6 +32,7 @@ _WHY = {
     Reason.REMOVED: "no deployment serves it",
     Reason.UNREACHABLE: "its engine does not answer",
     Reason.OUT_OF_MEMORY: "the engine ran out of memory",
+    Reason.NODE_UNFIT: "the node that it was given was not fit for it",
     Reason.WEIGHTS_MISSING: "its weights are not where the deployment says",
     Reason.ENGINE_EXIT: "the engine ended by itself",
     Reason.NEVER_READY: "the engine did not become ready in time",
@@ -68,6 +70,15 @@ def why(status: ModelStatus, *, age_s: float) -> str:
     elif status.heat is not Heat.COLD:
         hot = "; how long that takes is not known yet"
     return f"{name} is {status.heat}: {reason}{progress}{text}{detail}{hot}."
+
+
+def left_out(cluster: str, exclusion: Exclusion, *, now: float) -> str:
+    """Say that new jobs are kept off a node, how long and why."""
+    left = format_duration(max(0.0, exclusion.until - now))
+    return (
+        f"New jobs are kept off the node {exclusion.node} of {cluster} for another {left} ({exclusion.detail}); "
+        f"`first deploy readmit {cluster}` ends that."
+    )
 
 
 _ENDS = {

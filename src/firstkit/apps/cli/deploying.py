@@ -217,6 +217,12 @@ _override_command(
     "DEPLOYMENT",
     "Try a held deployment again: its failures so far no longer count.\n\n\b\nfirst deploy release llama-70b-sophia",
 )
+_override_command(
+    "readmit",
+    "CLUSTER",
+    "Let jobs start again on nodes that were left out as unfit: what was found there so far no longer counts.\n\n\b\n"
+    "first deploy readmit sophia",
+)
 
 
 def _set(

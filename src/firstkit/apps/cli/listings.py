@@ -61,6 +61,7 @@ CLUSTERS: dict[str, Cell] = {
     "JOBS": lambda row: _counts(row["jobs"], row["job_limit"]),
     "INSTANCES": lambda row: _counts(row["instances"], None),
     "MODELS": lambda row: ", ".join(row["models"]),
+    "LEFT OUT": lambda row: ", ".join(f"{one['node']} ({seconds(one['left_s'])})" for one in row["excluded"]),
     "NOTE": lambda row: "; ".join(filter(None, [row["stop_note"], *row["notices"]])),
 }
 
@@ -94,6 +95,7 @@ JOBS: dict[str, Cell] = {
     "STATE": lambda row: row["state"],
     "FOR": lambda row: seconds(row["for_s"]),
     "SCHEDULER'S": lambda row: row["scheduler_id"],
+    "NODE": lambda row: ", ".join(row["nodes"]),
     "TIME LEFT": lambda row: seconds(row["time_left_s"]),
     "STARTS IN": lambda row: seconds(row["starts_in_s"]),
     "WHY": why_text,

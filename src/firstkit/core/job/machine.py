@@ -124,7 +124,7 @@ def _facts(job: Job, event: JobEvent) -> dict[str, object]:
         facts |= {"seen_at": event.at, "absent_since": None}
         waits = event.kind is _K.SEEN_WAITING and job.state in {JobState.SUBMITTING, JobState.QUEUED}
         facts["starts_at"] = event.starts_at if waits else None
-    if event.nodes:
+    if event.nodes and (event.kind in _SEEN or not job.nodes):
         facts["nodes"] = event.nodes
     if event.kind is _K.ACCEPTED:
         facts["absent_since"] = None

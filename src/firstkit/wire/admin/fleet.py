@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Literal
 
 from firstkit.core.catalog import Cluster, Deployment
+from firstkit.core.health.nodes import Exclusion
 from firstkit.core.instance.record import Contact, Instance, InstanceState
 from firstkit.core.job.record import Job, JobState
 from firstkit.ports.store import EventRow, GatewayRow, Override
@@ -15,6 +16,14 @@ from firstkit.wire.admin.shape import Shape, count, moment, since
 
 _OF_CLUSTERS = frozenset({"stop", "maintenance"})
 """Overrides whose subject is a cluster."""
+
+
+class ExcludedNode(Shape):
+    """A node that new jobs are kept off, for how much longer and why."""
+
+    node: str
+    left_s: float
+    detail: str
 
 
 class ClusterView(Shape):
@@ -35,6 +44,7 @@ class ClusterView(Shape):
     instances: dict[str, int]
     jobs: dict[str, int]
     job_limit: int | None
+    excluded: list[ExcludedNode]
 
     @staticmethod
     def of(
@@ -45,7 +55,9 @@ class ClusterView(Shape):
         notices: Sequence[str],
         instances: Sequence[Instance],
         jobs: Sequence[Job],
+        excluded: Sequence[Exclusion],
         operator: bool,
+        now: float,
     ) -> ClusterView:
         return ClusterView(
             name=cluster.name,
@@ -60,6 +72,9 @@ class ClusterView(Shape):
             instances=count(item.state for item in instances if item.cluster == cluster.name),
             jobs=count(item.state for item in jobs if item.cluster == cluster.name),
             job_limit=cluster.limits.jobs,
+            excluded=[
+                ExcludedNode(node=one.node, left_s=round(one.until - now, 3), detail=one.detail) for one in excluded
+            ],
         )
 
 
@@ -169,6 +184,7 @@ class JobView(Shape):
     detail: str
     scheduler_id: str
     run_dir: str
+    nodes: list[str]
     for_s: float
     created_at: datetime | None
     ended_at: datetime | None
@@ -188,6 +204,7 @@ class JobView(Shape):
             detail=job.detail,
             scheduler_id=job.scheduler_id,
             run_dir=job.run_dir,
+            nodes=list(job.nodes),
             for_s=since(now, job.state_at),
             created_at=moment(job.created_at),
             ended_at=moment(job.ended_at),
