@@ -179,7 +179,7 @@ def test_a_program_that_does_not_exist_is_named(node: Any) -> None:
     [
         ({"schema": 3}, "schema must be 0 or 1"),
         ({"instances": []}, "instances must name at least one instance"),
-        ({"door": {"kind": "window"}}, "door.kind must be one of local, direct, not 'window'"),
+        ({"door": {"kind": "window"}}, "door.kind must be one of local, direct, reverse, not 'window'"),
     ],
 )
 def test_a_job_that_cannot_be_followed_is_refused_in_one_sentence(node: Any, broken: Any, complaint: str) -> None:

@@ -2,6 +2,7 @@
 """What a real launcher finds out about weights and node before it starts an engine."""
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from firstkit.launcher.weights import fault_of
 
+HOST = socket.gethostname()
 NEEDS = {"gpus": 0, "gpu_memory": 0.9, "shm_bytes": 0, "disk_bytes": 0}
 
 
@@ -59,7 +61,9 @@ def test_fewer_gpus_than_were_asked_for_make_a_node_unfit(node: Any) -> None:
     job = node.launch(spec, env={"CUDA_VISIBLE_DEVICES": "GPU-1,MIG-2"})
     assert job.wait() == 1
     assert job.exit()["reason"] == "NODE_UNFIT"
-    assert job.exit()["detail"] == ("4 GPUs were asked for and 2 can be used (CUDA_VISIBLE_DEVICES=GPU-1,MIG-2)")
+    assert job.exit()["detail"] == (
+        f"{HOST}: 4 GPUs were asked for and 2 can be used (CUDA_VISIBLE_DEVICES=GPU-1,MIG-2)"
+    )
 
 
 def test_as_many_gpus_as_were_asked_for_are_enough_where_no_tool_tells_more(node: Any) -> None:
@@ -76,7 +80,7 @@ def test_a_gpu_that_is_not_free_makes_a_node_unfit(node: Any, tool: Any) -> None
     job = node.launch(spec, env=env | {"CUDA_VISIBLE_DEVICES": "GPU-1"})
     assert job.wait() == 1
     assert job.exit()["reason"] == "NODE_UNFIT"
-    assert job.exit()["detail"].startswith("GPU 0 has 0.0 of 1.0 GiB free, and 90% are needed")
+    assert job.exit()["detail"].startswith(f"{HOST}: GPU 0 has 0.0 of 1.0 GiB free, and 90% are needed")
 
 
 def test_a_gpu_that_becomes_free_in_a_moment_is_waited_for(node: Any, tool: Any, tmp_path: Path) -> None:
@@ -95,7 +99,9 @@ def test_a_broken_driver_is_told_in_its_own_words(node: Any, tool: Any) -> None:
     job = node.launch(spec, env=env | {"CUDA_VISIBLE_DEVICES": "0"})
     assert job.wait() == 1
     assert job.exit()["reason"] == "NODE_UNFIT"
-    assert job.exit()["detail"] == ("nvidia-smi fails with code 15: Unable to determine the device handle: GPU is lost")
+    assert job.exit()["detail"] == (
+        f"{HOST}: nvidia-smi fails with code 15: Unable to determine the device handle: GPU is lost"
+    )
 
 
 @pytest.mark.parametrize("lack", ["shm_bytes", "disk_bytes"])
@@ -103,5 +109,5 @@ def test_too_little_room_is_told_with_the_place_and_what_is_needed(node: Any, la
     job = node.launch(node.engine("WellBehavedEngine", needs=NEEDS | {lack: 2**50}))
     assert job.wait() == 1
     assert "MiB free, and 1073741824 MiB are needed" in job.exit()["detail"]
-    assert job.exit()["detail"].startswith("/dev/shm has " if lack == "shm_bytes" else "/")
+    assert job.exit()["detail"].startswith(f"{HOST}: /dev/shm has " if lack == "shm_bytes" else f"{HOST}: /")
     assert job.exit()["reason"] == "NODE_UNFIT"
