@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installation import Installation, installation
+from installation import Installation, installation, processes
 from paced import Stream, asks, config, paced
 
+from firstkit.testing.simulated_pbs.mom import members
 from firstkit.testing.simulated_pbs.site import SimulatedPbs, simulated_pbs
 
 pytestmark = pytest.mark.slow
@@ -62,7 +63,8 @@ def running(site: SimulatedPbs, tmp_path_factory: pytest.TempPathFactory) -> Gen
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", site.path)
         patch.setenv("HOME", str(folder))
-        with installation(folder, config=config(deployments={"demo": deployment}, clusters={"here": cluster})) as one:
+        text = config(deployments={"demo": deployment}, clusters={"here": cluster}, controller={"observe_idle": "1s"})
+        with installation(folder, config=text) as one:
             one.wait_hot("demo")
             yield one
 
@@ -125,6 +127,7 @@ def test_a_server_that_is_down_ends_nothing(site: SimulatedPbs, running: Install
 def test_a_server_that_hangs_ends_nothing(site: SimulatedPbs, running: Installation) -> None:
     before = (running.ready_instances("demo"), jobs(site))
     with site.hung():
+        running.until(lambda: any("qstat" in words and str(site.folder) in words for _, words in processes()))
         Stream(running, asks("tokens=5", model="demo", stream=True)).assert_whole(5)
         assert running.ready_instances("demo") == before[0]
     running.until(lambda: (running.ready_instances("demo"), jobs(site)) == before)
@@ -169,3 +172,36 @@ def test_somebody_elses_qdel_ends_an_instance_as_cancelled_and_another_is_starte
     ending.until(lambda: ending.ready_instances("demo") not in ([], [instance]))
     assert site.job(number)["substate"] == 91
     assert job["Job_Name"] != job_of(site, ending)["Job_Name"]
+
+
+def test_a_lost_nodes_instance_is_given_up_when_pbs_does_and_its_processes_end_by_themselves(
+    site: SimulatedPbs, ending: Installation
+) -> None:
+    (instance,) = ending.until(lambda: ending.ready_instances("demo"))
+    (number,) = jobs(site)
+    session = site.job(number)["session_id"]
+    site.lose_node()
+    assert site.job(number)["job_state"] == "R", "as PBS has it for five minutes"
+    Stream(ending, asks("tokens=5", model="demo", stream=True)).assert_whole(5)
+    site.control(settings={"node_fail_requeue_s": 0.5})
+
+    def given_up() -> list[dict[str, Any]]:
+        return [one for one in ending.instances(ended=True) if one["id"] == instance and one["state"] == "ENDED"]
+
+    (ended,) = ending.until(given_up, within_s=60)
+    assert ended["reason"] == "NODE_FAILURE"
+    ending.until(lambda: not members(session), within_s=60)
+    site.start_node()
+    site.control(settings={"node_fail_requeue_s": 310.0})
+    ending.until(lambda: ending.ready_instances("demo") not in ([], [instance]), within_s=60)
+
+
+def test_a_removed_deployment_is_drained_and_its_job_ends(site: SimulatedPbs, ending: Installation) -> None:
+    (number,) = ending.until(lambda: len(jobs(site)) == 1 and ending.ready_instances("demo") and jobs(site))
+    stream = Stream(ending, asks("tokens=40 every=0.05", model="demo", stream=True))
+    stream.wait_for(b"w3 ")
+    text = json.loads((ending.data.parent / "first.yaml").read_text())
+    ending.reload(text | {"deployments": {}, "models": {}})
+    stream.assert_whole(40)
+    ending.until(lambda: jobs(site) == [] and ending.jobs() == [], within_s=60)
+    assert site.job(number)["job_state"] == "F"

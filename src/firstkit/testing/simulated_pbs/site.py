@@ -33,10 +33,10 @@ NODES: Mapping[str, Mapping[str, Any]] = {"pbs1": {"ncpus": 64, "ngpus": 8, "mem
 
 
 class SimulatedPbs:
-    """One site. `commands` is the folder that holds its commands."""
+    """One site. `folder` holds all of it, `commands` its commands."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
-        self._folder = folder
+        self.folder = folder
         self.commands = folder / "bin"
         self._nodes: dict[str, dict[str, Any]] = {name: dict(node) for name, node in NODES.items()}
         document: dict[str, Any] = {
@@ -93,7 +93,7 @@ class SimulatedPbs:
 
     def control(self, **groups: Any) -> None:
         """Change what the site's administrators may: settings, queues, nodes, reservations, jobs, forget."""
-        commands.ask(str(self._folder), {"verb": "control", **groups})
+        commands.ask(str(self.folder), {"verb": "control", **groups})
 
     # ----------------------------------------------------------------------------------------------------- its commands
     @property
@@ -110,7 +110,7 @@ class SimulatedPbs:
             text=True,
             timeout=timeout_s,
             check=False,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(self._folder), "TZ": "America/Chicago"},
+            env={"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "TZ": "America/Chicago"},
         )
 
     def job(self, scheduler_id: str) -> dict[str, Any]:
