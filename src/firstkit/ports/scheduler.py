@@ -150,5 +150,9 @@ class Scheduler(Protocol):
         ...
 
     def cancel(self, scheduler_ids: Sequence[str]) -> list[Command]:
-        """Build the cancellation; cancelling an ended job is no error."""
+        """Build the cancellation."""
+        ...
+
+    def parse_cancel(self, results: Sequence[Result]) -> str:
+        """Say what the scheduler has against it, "" for nothing: cancelling what has ended or never was is no error."""
         ...

@@ -276,11 +276,7 @@ class ClusterWorker:
             self._cancelling.succeeded()
         else:
             self.postpone(cancels=frozenset(ids))
-        for result in results:
-            if not isinstance(result, Done):
-                self.trouble = result.detail
-            elif result.code != 0:
-                self.trouble = result.err.decode("utf-8", "replace").strip()[-300:] or f"exit code {result.code}"
+        self.trouble = self.scheduler.parse_cancel(results) or self.trouble
         self._asked_to_look = True
 
     async def _write(self) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from firstkit.adapters.schedulers.objections import objection
 from firstkit.core.reasons import Reason
 from firstkit.ports.runner import Command, Done, Refused, Result, Unknown
 from firstkit.ports.scheduler import Accepted, JobPhase, Observation, Rejected, SeenJob, Submission, Unsure, Window
@@ -122,3 +123,7 @@ class SimulatedScheduler:
     def cancel(self, scheduler_ids: Sequence[str]) -> list[Command]:
         """Cancel in one command."""
         return [Command(argv=("cancel", *scheduler_ids))] if scheduler_ids else []
+
+    def parse_cancel(self, results: Sequence[Result]) -> str:
+        """Read why it failed, if it did."""
+        return objection(results)

@@ -120,6 +120,16 @@ async def test_a_listing_cut_off_anywhere_proves_no_absence(rig_of: Opened, tmp_
             assert all(job.tag.startswith(f"first-{rig.installation}-j-") for job in observation.jobs)
 
 
+async def test_a_cancellation_that_failed_is_told_in_the_schedulers_own_words(rig_of: Opened, tmp_path: Path) -> None:
+    async with rig_of(tmp_path) as rig:
+        said = rig.scheduler.parse_cancel
+        assert said([]) == ""
+        assert said([Done(code=0, out=b"", err=b"")]) == ""
+        assert said([Unknown(detail="timed out")]) == "timed out"
+        assert said([Done(code=1, out=b"", err=b"no permission\n")]) == "no permission"
+        assert said([Done(code=1, out=b"", err=b"")])
+
+
 async def test_no_answer_is_no_observation(rig_of: Opened, tmp_path: Path) -> None:
     async with rig_of(tmp_path) as rig:
         for result in (Unknown(detail="timed out"), Refused(detail="no route")):

@@ -205,3 +205,22 @@ def test_the_usage_text_below_a_complaint_is_left_out() -> None:
 def test_one_command_cancels_all() -> None:
     assert [one.argv for one in dialect().cancel(["18.pbs1", "19.pbs1"])] == [("qdel", "18.pbs1", "19.pbs1")]
     assert dialect().cancel([]) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "err", "said"),
+    [
+        (0, "", ""),
+        (35, "qdel: Job has finished 27.pbs1\nqdel: Unknown Job Id 99.pbs1\n", ""),
+        (168, "qdel: Request invalid for state of job 27.pbs1\n", ""),
+        (
+            159,
+            "qdel: Job has finished 27.pbs1\nqdel: Unauthorized Request  18.pbs1\n",
+            "qdel: Unauthorized Request  18.pbs1",
+        ),
+        (162, "Connection refused\nqdel: cannot connect\n", "Connection refused; qdel: cannot connect"),
+        (139, "", "exit code 139"),
+    ],
+)
+def test_cancelling_what_has_ended_or_never_was_is_no_complaint(code: int, err: str, said: str) -> None:
+    assert dialect().parse_cancel([Done(code=code, out=b"", err=err.encode())]) == said

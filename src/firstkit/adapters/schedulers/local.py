@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, cast
 
+from firstkit.adapters.schedulers.objections import objection
 from firstkit.adapters.schedulers.script import start_script
 from firstkit.core.catalog import Cluster
 from firstkit.core.reasons import Reason
@@ -103,6 +104,10 @@ class LocalScheduler:
     def cancel(self, scheduler_ids: Sequence[str]) -> list[Command]:
         """Cancel in one command."""
         return [self._command("cancel", *scheduler_ids)] if scheduler_ids else []
+
+    def parse_cancel(self, results: Sequence[Result]) -> str:
+        """Read why it failed, if it did."""
+        return objection(results)
 
     def _command(self, verb: str, *rest: str) -> Command:
         program = f"{self._run_dir}/{PROGRAM}"

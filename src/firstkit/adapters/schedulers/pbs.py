@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from firstkit.adapters.schedulers import pbs_codes as codes
+from firstkit.adapters.schedulers.objections import objection
 from firstkit.adapters.schedulers.pbs_json import Attributes, read_listing
 from firstkit.adapters.schedulers.pbs_listing import seen_job
 from firstkit.adapters.schedulers.pbs_reservations import read_windows
@@ -24,6 +25,7 @@ OUTPUT = "pbs.out"
 LISTING = ("qstat", "-f", "-F", "json")
 HISTORY = ("qstat", "-x", "-f", "-F", "json")
 _JOB_ID = re.compile(r"\d+(\.[\w.-]+)?")
+_HARMLESS = ("unknown job id", "job has finished", "delete already in progress", "invalid for state of job")
 _NOT_CONNECTED = ("cannot connect to server", "connection refused", "unable to authenticate")
 
 
@@ -156,6 +158,10 @@ class PbsScheduler:
     def cancel(self, scheduler_ids: Sequence[str]) -> list[Command]:
         """Cancel in one command."""
         return [self._command("qdel", *scheduler_ids)] if scheduler_ids else []
+
+    def parse_cancel(self, results: Sequence[Result]) -> str:
+        """Read what qdel says; it complains of jobs that have ended or are ending, and of those that never were."""
+        return objection(results, harmless=_HARMLESS)
 
     def _command(self, program: str, *arguments: str, zone: tuple[str, ...] = ()) -> Command:
         """Build one of PBS's commands, with what it needs of an environment and nothing else."""

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from firstkit.adapters.schedulers import slurm_answers
+from firstkit.adapters.schedulers.objections import objection
 from firstkit.adapters.schedulers.script import start_script
 from firstkit.core.ask import Ask, GpuRequest, ask_of
 from firstkit.core.catalog import Cluster
@@ -114,6 +115,10 @@ class SlurmScheduler:
     def cancel(self, scheduler_ids: Sequence[str]) -> list[Command]:
         """Cancel in one command: CONT and TERM to every process, KILL after the site's KillWait."""
         return [self._command("scancel", *scheduler_ids)] if scheduler_ids else []
+
+    def parse_cancel(self, results: Sequence[Result]) -> str:
+        """Read why it failed, if it did."""
+        return objection(results)
 
     def _command(self, *argv: str) -> Command:
         return Command(argv=(*self._prefix, *argv))

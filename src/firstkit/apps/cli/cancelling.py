@@ -18,7 +18,7 @@ from firstkit.core.catalog import Cluster
 from firstkit.core.errors import FirstError, NotFound, SiteError
 from firstkit.core.nearest import nearest, or_list
 from firstkit.core.settings import StoreSettings
-from firstkit.ports.runner import Done, Runner
+from firstkit.ports.runner import Runner
 from firstkit.ports.scheduler import JobPhase, Scheduler
 
 DEADLINE_S = 60.0
@@ -74,10 +74,9 @@ async def _cancel_with(runner: Runner, scheduler: Scheduler, cluster: Cluster) -
     if not seen.complete:
         raise SiteError(f"the scheduler of {cluster.name} did not list its jobs: {seen.detail}; try again")
     live = [job for job in seen.jobs if job.phase is not JobPhase.ENDED]
-    for result in await runner.run(scheduler.cancel([job.scheduler_id for job in live]), deadline_s=DEADLINE_S):
-        if not isinstance(result, Done) or result.code != 0:
-            said = result.err.decode(errors="replace").strip() if isinstance(result, Done) else result.detail
-            raise SiteError(f"cancelling at {cluster.name} failed: {said}; try again")
+    commands = scheduler.cancel([job.scheduler_id for job in live])
+    if said := scheduler.parse_cancel(await runner.run(commands, deadline_s=DEADLINE_S)):
+        raise SiteError(f"cancelling at {cluster.name} failed: {said}; try again")
     return [job.tag for job in live]
 
 
