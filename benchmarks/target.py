@@ -7,6 +7,7 @@ import asyncio
 import json
 import socket
 import ssl
+import time
 import urllib.request
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -31,6 +32,14 @@ class Target:
     key: str = "sk-bench"
     model: str = "mock-model"
     gateway: int = 0
+    owes: Callable[[], float] | None = None
+    """How much of what it has to do about requests that are over is still to be done; it is waited for and counted."""
+
+    def catch_up(self, *, deadline_s: float = 60) -> None:
+        """Wait until it has done all that it puts off, so that no cost falls out of a measurement, or into the next."""
+        end = time.monotonic() + deadline_s
+        while self.owes is not None and self.owes() > 0 and time.monotonic() < end:
+            time.sleep(0.5)
 
     @property
     def url(self) -> str:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -92,9 +94,23 @@ def _start(kind: str, folder: Path, site: Site, urls: Sequence[str]) -> tuple[Pr
         tls=bool(tls),
         key=key,
         model=site.model,
+        owes=lambda: unsettled(data / "run" / "admin.sock"),
     )
     process.wait_until(lambda: completes(target), "a completion", deadline_s=READY_DEADLINE_S)
     return process, target, took
+
+
+def unsettled(admin: Path) -> float:
+    """Ask the gateway how many bytes of records it has yet to move into the store."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(str(admin))
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answer = connection.makefile("rb").read().decode()
+    found = re.search(r"^first_spool_bytes(?:\{[^}]*\})? (\S+)", answer, re.MULTILINE)
+    if found is None:
+        raise ValueError("the metrics do not tell first_spool_bytes")
+    return float(found[1])
 
 
 def gateway_pid(root: int) -> int:
