@@ -199,6 +199,19 @@ def bound_socket() -> socket.socket:
     return socket.create_server(("127.0.0.1", 0))
 
 
+def _dispatcher(settings: GatewaySettings, wheel: Wheel, planes: list[Plane]) -> Dispatcher:
+    """Make the dispatcher of a plane that is yet to be made: it is found in `planes` then."""
+    return Dispatcher(
+        settings=settings,
+        now=time.monotonic,
+        random=random.Random(7),  # noqa: S311 a test repeats itself
+        later=wheel.later,
+        on_demand=lambda _model: None,
+        gateway="gw-test",
+        cut=lambda lease: planes[0].cut(lease),  # noqa: PLW0108 there is none yet
+    )
+
+
 @asynccontextmanager
 async def plane_world(
     folder: Path,
@@ -221,15 +234,7 @@ async def plane_world(
     wheel = Wheel(asyncio.get_running_loop())
     planes: list[Plane] = []
     doorway = Doorway(link or LINK, folder) if (link or LINK) != "local" else None
-    dispatcher = Dispatcher(
-        settings=settings,
-        now=time.monotonic,
-        random=random.Random(7),  # noqa: S311 a test repeats itself
-        later=wheel.later,
-        on_demand=lambda _model: None,
-        gateway="gw-test",
-        cut=lambda lease: planes[0].cut(lease),  # noqa: PLW0108 there is none yet
-    )
+    dispatcher = _dispatcher(settings, wheel, planes)
     dispatcher.set_catalog(make_catalog(*models))
     plane = Plane(
         settings=settings,

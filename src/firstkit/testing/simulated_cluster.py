@@ -6,40 +6,17 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import anyio
 import anyio.abc
 
 from firstkit.ports.runner import Command, Done, Login, Refused, RemoteFile, Result, RunnerTraits, Unknown
 from firstkit.testing.simulated_faults import Faults, Reserved
+from firstkit.testing.simulated_job import SimulatedJob
 from firstkit.testing.simulated_launcher import EngineManner, SimulatedLauncher
 
 KILL_WAIT_S = 30.0
 UNFIT = EngineManner(load_s=None, crash_s=0.1, crash_reason="NODE_UNFIT", crash_tail=("no GPU",))
-
-
-@dataclass(slots=True)
-class SimulatedJob:
-    """One job as the simulated scheduler has it. `script` is start.sh's text."""
-
-    number: str
-    tag: str
-    walltime_s: float
-    run_dir: str
-    script: str
-    state: str = "PENDING"
-    why: str = ""
-    code: int = 0
-    exclude: Sequence[str] = ()
-    submitted_at: float = 0.0
-    started_at: float | None = None
-    ended_at: float | None = None
-    node: str = ""
-    cancelled_as: str = "CANCELLED"
-    launcher: SimulatedLauncher | None = None
-    cancelled: anyio.Event = field(default_factory=anyio.Event)
-    killed: anyio.Event = field(default_factory=anyio.Event)
 
 
 class SimulatedCluster:
