@@ -150,8 +150,14 @@ class ComputeNode:
         self.launched: list[Launched] = []
 
     def launch(
-        self, *instances: dict[str, Any], run: str = "run", env: dict[str, str] | None = None, **more: Any
+        self,
+        *instances: dict[str, Any],
+        run: str = "run",
+        env: dict[str, str] | None = None,
+        before: Callable[[Path], None] = lambda _: None,
+        **more: Any,
     ) -> Launched:
+        """Start a job; `before` is called when its documents lie there."""
         run_dir = self.folder / run
         run_dir.mkdir(mode=0o700, exist_ok=True, parents=True)
         job: dict[str, Any] = {
@@ -168,6 +174,7 @@ class ComputeNode:
         job |= more
         (run_dir / "job.json").write_text(json.dumps(job))
         (run_dir / "control.key").write_text(TOKEN + "\n")
+        before(run_dir)
         return self.start(run_dir, job, env)
 
     def bearers(self, text: str) -> list[int]:

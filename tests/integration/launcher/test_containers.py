@@ -57,6 +57,12 @@ def test_an_engine_in_a_container_serves_and_ends_by_its_signal(node: Any, conta
     assert job.exit()["log_tail"][-1] == "asked to end"
 
 
+def test_an_engine_in_a_container_is_reached_where_paths_are_very_long(node: Any, contained: Any) -> None:
+    job = node.launch(contained("WellBehavedEngine"), run="/".join(["a-rather-long-name"] * 8))
+    assert ask(job.until("READY")["address"], "/health") == 200
+    assert job.end() == 0
+
+
 def test_its_exit_code_and_its_last_words_are_told(node: Any, contained: Any) -> None:
     job = node.launch(contained("CrashingEngine"))
     assert job.wait() == 1

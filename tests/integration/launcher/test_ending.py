@@ -3,6 +3,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +148,30 @@ def test_a_guard_that_is_killed_is_not_missed(node: Any) -> None:
 
 def test_a_job_that_nobody_looks_after_ends_itself(node: Any) -> None:
     job = node.launch(node.engine("WellBehavedEngine"), fence_s=2.5)
-    job.until("READY")
-    job.desire(1, i_a={"want": "serve"})
     assert job.wait() == 1
     assert (job.exit()["reason"], job.exit("i-a")["reason"]) == ("UNSUPERVISED", "UNSUPERVISED")
-    assert "desired 1" in job.log()
+
+
+def test_answers_that_are_refusals_do_not_count_as_being_looked_after(node: Any, control_server: Any) -> None:
+    """As when an address has become somebody else's, or the service is up without its store."""
+    control_server.answer_with = 503
+    control = {"urls": [f"http://127.0.0.1:{control_server.port}"], "token_file": "control.key", "hold_s": 25}
+    job = node.launch(node.engine("WellBehavedEngine"), control=control, fence_s=2.5)
+    assert job.wait() == 1
+    assert job.exit()["reason"] == "UNSUPERVISED"
+    assert "answers 503" in job.log()
+
+
+def test_a_job_that_was_frozen_beyond_its_time_ends_when_it_wakes(node: Any) -> None:
+    """As on a node that hung: the scheduler has given it up, and may have given its place to another."""
+    job = node.launch(node.engine("WellBehavedEngine"), walltime_s=33.0, margin_s=30)
+    node.eventually((job.run_dir / "status.json").exists)
+    job.process.send_signal(signal.SIGSTOP)
+    deadline = time.monotonic() + 3.0
+    node.eventually(lambda: time.monotonic() > deadline)
+    job.process.send_signal(signal.SIGCONT)
+    assert job.wait() == 0
+    assert job.exit()["reason"] == "WALLTIME"
 
 
 def test_desired_by_file_drains_first_and_stops_in_time(node: Any) -> None:
