@@ -4,8 +4,7 @@
 import json
 import socket
 import sys
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,6 @@ from firstkit.testing.simulated_pbs.mom import members
 from firstkit.testing.simulated_pbs.site import SimulatedPbs, simulated_pbs
 
 pytestmark = pytest.mark.slow
-PATIENCE_S = 60.0
-
-
-def until(what: Callable[[], Any]) -> Any:
-    """Ask until the answer is yes."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        answer = what()
-        if answer:
-            return answer
-        time.sleep(0.05)
-    raise AssertionError("it did not come to pass")
 
 
 def free_ports() -> str:
@@ -51,7 +38,8 @@ def site() -> Generator[SimulatedPbs]:
 
 
 @pytest.fixture(scope="module")
-def running(site: SimulatedPbs, tmp_path_factory: pytest.TempPathFactory) -> Generator[Installation]:
+def written() -> dict[str, Any]:
+    """Write the configuration: one deployment on the site, behind a door."""
     cluster = {
         "scheduler": {"kind": "pbs", "queue": "gpu", "account": "myproject", "python": sys.executable},
         "runner": {"kind": "local"},
@@ -59,14 +47,28 @@ def running(site: SimulatedPbs, tmp_path_factory: pytest.TempPathFactory) -> Gen
         "run_dir": "$DATA/clusters/here",
     }
     deployment = paced("demo", max=1) | {"resources": {"gpus": 2, "walltime": "10m"}}
+    return config(deployments={"demo": deployment}, clusters={"here": cluster}, controller={"observe_idle": "1s"})
+
+
+@pytest.fixture(scope="module")
+def running(
+    site: SimulatedPbs, written: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Generator[Installation]:
     folder = tmp_path_factory.mktemp("pbs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", site.path)
         patch.setenv("HOME", str(folder))
-        text = config(deployments={"demo": deployment}, clusters={"here": cluster}, controller={"observe_idle": "1s"})
-        with installation(folder, config=text) as one:
+        with installation(folder, config=written) as one:
             one.wait_hot("demo")
             yield one
+
+
+@pytest.fixture
+def ending(site: SimulatedPbs, running: Installation, written: dict[str, Any]) -> Installation:
+    """The installation for tests that end what the others share, each from where the first began."""
+    running.reload(written)
+    running.until(lambda: len(running.ready_instances("demo")) == len(jobs(site)) == 1, within_s=60)
+    return running
 
 
 def jobs(site: SimulatedPbs) -> list[str]:
@@ -78,12 +80,6 @@ def job_of(site: SimulatedPbs, running: Installation) -> dict[str, Any]:
     """Show the one job that lives, as PBS knows it."""
     (one,) = running.until(lambda: len(found := running.jobs()) == 1 and running.ready_instances("demo") and found)
     return site.job(one["scheduler_id"])
-
-
-@pytest.fixture
-def ending(running: Installation) -> Installation:
-    """The installation for tests that end what the others share."""
-    return running
 
 
 def test_a_deployment_becomes_a_job_whose_top_process_is_the_launcher(
@@ -177,7 +173,7 @@ def test_somebody_elses_qdel_ends_an_instance_as_cancelled_and_another_is_starte
 def test_a_lost_nodes_instance_is_given_up_when_pbs_does_and_its_processes_end_by_themselves(
     site: SimulatedPbs, ending: Installation
 ) -> None:
-    (instance,) = ending.until(lambda: ending.ready_instances("demo"))
+    (instance,) = ending.ready_instances("demo")
     (number,) = jobs(site)
     session = site.job(number)["session_id"]
     site.lose_node()
@@ -196,12 +192,13 @@ def test_a_lost_nodes_instance_is_given_up_when_pbs_does_and_its_processes_end_b
     ending.until(lambda: ending.ready_instances("demo") not in ([], [instance]), within_s=60)
 
 
-def test_a_removed_deployment_is_drained_and_its_job_ends(site: SimulatedPbs, ending: Installation) -> None:
-    (number,) = ending.until(lambda: len(jobs(site)) == 1 and ending.ready_instances("demo") and jobs(site))
+def test_a_removed_deployment_is_drained_and_its_job_ends(
+    site: SimulatedPbs, ending: Installation, written: dict[str, Any]
+) -> None:
+    (number,) = jobs(site)
     stream = Stream(ending, asks("tokens=40 every=0.05", model="demo", stream=True))
     stream.wait_for(b"w3 ")
-    text = json.loads((ending.data.parent / "first.yaml").read_text())
-    ending.reload(text | {"deployments": {}, "models": {}})
+    ending.reload(written | {"deployments": {}, "models": {}})
     stream.assert_whole(40)
     ending.until(lambda: jobs(site) == [] and ending.jobs() == [], within_s=60)
     assert site.job(number)["job_state"] == "F"

@@ -19,7 +19,7 @@ LISTING = ("qstat", "-f", "-F", "json")
 
 @pytest.fixture(scope="module")
 def site() -> Generator[SimulatedPbs]:
-    with simulated_pbs(kill_delay_s=0.5) as running:
+    with simulated_pbs(kill_delay_s=5.0) as running:  # so long that a trap surely runs before
         yield running
 
 
@@ -212,7 +212,7 @@ def test_qdel_sends_term_to_every_process_and_kill_later(site: SimulatedPbs, tmp
     assert site.run("qdel", number).returncode == 0
     job = in_state(site, number, "F")
     assert (job["Exit_status"], job["substate"]) == (265, 91)
-    assert job["comment"].endswith("and terminated by root@pbs1") or "terminated by" in job["comment"]
+    assert "and terminated by" in job["comment"]
     assert (tmp_path / "heard").read_text() == (tmp_path / "child").read_text() == "TERM\n"
     assert members(session) == []
 

@@ -172,6 +172,11 @@ def test_recorded_ends(number: int, reason: Reason | None, detail: str) -> None:
     assert job.detail.endswith(detail)
 
 
+def test_a_job_deleted_for_another_was_preempted() -> None:
+    out = document(job_state="F", substate=91, Exit_status=271, comment="Job run at … and deleted by preemption")
+    assert look(out).jobs[0].reason is Reason.PREEMPTED
+
+
 def test_a_job_that_never_ran_since_what_it_depends_on_is_unknown_has_ended_for_no_known_reason() -> None:
     assert (ended(35).phase, ended(35).reason) == (JobPhase.ENDED, None)
 

@@ -112,7 +112,7 @@ def _end(job: Attributes, comment: str) -> tuple[Reason | None, str]:
     """Say why a job has ended, as far as PBS knows."""
     status = _status(job)
     if job.get("substate") == CANCELLED_SUBSTATE:
-        return Reason.CANCELLED, comment
+        return Reason.PREEMPTED if "preempt" in comment.lower() else Reason.CANCELLED, comment
     if status is None:
         return None, comment or "it ended without an exit status"
     if status >= 0:
