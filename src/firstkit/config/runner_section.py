@@ -81,6 +81,7 @@ class Runner(Section):
         "the Python (3.9 or later) that carries out calls at the login node; default: python3",
         example="/usr/bin/python3",
     )
+    gate: bool | None = _ssh("the key may run nothing but an installed gate (`first gate install`)", example=True)
     path: str | None = _ssh(
         "PATH of the scheduler's commands there; default: as the login has it",
         example="/opt/slurm/bin:/usr/bin:/bin",

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The far end of the ssh runner, in one file that a cluster's own Python runs: standard library, 3.9 or later.
 
-The runner sends it along with each call, so that nothing is installed. It reads one request from its standard input and
-carries it out: commands one after the other, each in a session of its own and an environment from an allow-list, or
-files that are put, read or removed. Nothing is begun before the whole request has come. Whoever asked has gone when the
-standard input ends: what runs then is killed, and nothing further is begun.
+The runner sends it along with each call, so that nothing is installed. Or an administrator installs it, with a policy
+beside it, as all that a key may run (one line in authorized_keys, see `first gate install`):
+
+    restrict,command="/usr/bin/python3 -I /opt/first/gate.py /opt/first/gate.json" ssh-ed25519 ...
+
+It reads one request from its standard input and carries it out: commands one after the other, each in a session of its
+own and an environment from an allow-list, or files that are put, read or removed. Nothing is begun before the whole
+request has come. Whoever asked has gone when the standard input ends: what runs then is killed, nothing more is begun.
 
     request:  a JSON object in one line · the bytes that it announces · NONCE
     answer:   NONCE ready 1 · then for each result a JSON object in one line, the bytes that it announces, NONCE
@@ -20,15 +24,18 @@ if sys.version_info < (3, 9):  # all of this file parses from 3.6 on
     sys.exit(127)
 
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
+import re
 import selectors
 import shutil
 import signal
 import stat
 import subprocess
 import time
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Generator, Iterable, List, Optional, Sequence, Tuple
 
 VERSION = 1
 ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "SLURM_CONF", "PBS_CONF_FILE", "PBS_SERVER")
@@ -43,6 +50,10 @@ Answer = Dict[str, Any]
 
 class HungUp(Exception):
     """Nobody waits for the answer any more."""
+
+
+class Denied(Exception):
+    """The policy does not allow it; the message says what."""
 
 
 class Wire:
@@ -94,12 +105,18 @@ def environment(path: Optional[str]) -> Dict[str, str]:
     return kept
 
 
-def run(wire: Wire, head: Dict[str, Any], inputs: Sequence[bytes], until: float) -> None:
+def run(wire: Wire, head: Dict[str, Any], inputs: Sequence[bytes], until: float, policy: "Optional[Policy]") -> None:
     """Run commands in order; after one that did not end the rest are refused, since order matters."""
-    clean, unended = environment(head.get("path")), False
+    clean, unended = environment(policy.path if policy else head.get("path")), False
     for argv, data in zip(head["commands"], inputs):
         if unended:
             wire.answer({"state": "refused", "detail": "not tried: the command before it did not end"}, b"", b"")
+            continue
+        try:
+            if policy is not None:
+                policy.check_command([str(word) for word in argv], data, clean, until)
+        except Denied as denied:
+            wire.answer({"state": "refused", "detail": str(denied)}, b"", b"")
             continue
         head, out, err = run_one(list(argv), data, clean, until)
         unended = head["state"] == "unknown"
@@ -225,11 +242,11 @@ def same(path: str, data: bytes) -> bool:
         return False
 
 
-def read_many(wire: Wire, paths: Sequence[str], limit: int) -> Answer:
+def read_many(wire: Wire, paths: Sequence[str], limit: int, flags: int) -> Answer:
     """Answer with each file that exists; the last `limit` bytes of a longer one."""
     for number, path in enumerate(paths):
         try:
-            data = read(path, limit)
+            data = read(path, limit, flags)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
@@ -238,9 +255,9 @@ def read_many(wire: Wire, paths: Sequence[str], limit: int) -> Answer:
     return {"state": "done"}
 
 
-def read(path: str, limit: int) -> bytes:
+def read(path: str, limit: int, flags: int = 0) -> bytes:
     """Read the end of a regular file; a pipe or device is an error instead of a wait."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as handle:
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags), "rb") as handle:
         told = os.fstat(handle.fileno())
         if not stat.S_ISREG(told.st_mode):
             raise OSError(0, "is not a regular file")
@@ -259,10 +276,201 @@ def remove(folders: Iterable[str]) -> Answer:
     return {"state": "done"}
 
 
+# -------------------------------------------------------------------------------------------------------------- policy
+
+JOB = "j-[0-9a-z]{12}"
+_FILE = re.compile(r"(?P<job>%s)/(?:i-[0-9a-z]{12}/)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)" % JOB)
+_LAUNCHER = re.compile(r"launcher-([0-9a-f]{12})[.]pyz")
+_NAMED_LAUNCHER = re.compile(r"/(launcher-[0-9a-f]{12}[.]pyz)")
+_TOLD_AFTERWARDS = "desired.json"
+_SECRETS = ("control.key", "door.key", "door.crt", "ca.crt")
+_UNREADABLE = re.compile(r"job[.]json|.*[.]key")
+_PASSING = (
+    (re.compile(r"(?m)^#SBATCH --(time|signal|exclude)=[^\s]*$"), r"#SBATCH --\1"),
+    (re.compile(r"\bwalltime=[0-9:]+"), "walltime"),
+)
+"""What may differ between two jobs of one deployment besides their names, and decides nothing."""
+
+
+def fingerprint(job: str, files: Dict[str, bytes], launcher: bytes, argv: Sequence[str]) -> str:
+    """Digest what a job would run: its files but the secrets, its launcher, and how it is submitted.
+
+    `files` by their path in the job's folder. Two jobs of one deployment have the same: the names of this job and its
+    instances are left out, but those of others are not, or a job might be sent into a folder that nobody looked at.
+    """
+    document = json.loads(files["job.json"])
+    names = {job: "j-"}
+    for number, instance in enumerate(document["instances"]):
+        if not re.fullmatch("i-[0-9a-z]{12}", instance["instance"]):
+            raise ValueError("no instance's name: %s" % instance["instance"])
+        names[instance["instance"]] = "i-%d" % number
+        instance["engine"]["key"] = None
+    document["walltime_s"] = None
+
+    def passing(text: str) -> str:
+        for name, instead in names.items():
+            text = text.replace(name, instead)
+        for found, instead in _PASSING:
+            text = found.sub(instead, text)
+        return text
+
+    whole = hashlib.sha256(hashlib.sha256(launcher).digest())
+    whole.update(passing("\0".join(argv)).encode())
+    for path in sorted(files, key=passing):
+        name = os.path.basename(path)
+        if name in _SECRETS or name == _TOLD_AFTERWARDS:
+            continue
+        text = files[path].decode("utf-8", "surrogateescape")
+        if path == "job.json":
+            text = json.dumps(document, sort_keys=True)
+        told = passing(text).encode("utf-8", "surrogateescape")
+        whole.update(b"%s\0%d\0" % (passing(path).encode(), len(told)) + told)
+    return whole.hexdigest()
+
+
+class Policy:
+    """What a key may do: put, read and remove files of jobs in one folder, and run the commands that are listed.
+
+    `commands`: patterns of whole command lines, words parted by NUL, by what they are for. `whose`: how to ask the
+    scheduler for the name of a job before it is cancelled. `files`: what else may lie in the folder, by its SHA-256.
+    """
+
+    def __init__(self, path: str) -> None:
+        with open(path) as handle:
+            document = json.load(handle)
+        self.run_dir = os.path.normpath(document["run_dir"])
+        self.path = str(document.get("path") or "/usr/local/bin:/usr/bin:/bin")
+        self._tag = re.compile(document["tag"])
+        self._files: Dict[str, str] = document.get("files", {})
+        self._whose: Dict[str, Any] = document["whose"]
+        self._approvals: Optional[str] = document.get("approvals")
+        self._commands = [(kind, re.compile(text)) for kind, texts in document["commands"].items() for text in texts]
+        if self._approvals is not None:
+            for one in (path, self._approvals, os.path.abspath(__file__)):
+                untouchable(one)
+
+    # ------------------------------------------------------------------------------------------------------- files
+    @contextlib.contextmanager
+    def alone(self) -> Generator[None, None, None]:
+        """Let no other call change files meanwhile: what was looked at is what is submitted."""
+        os.makedirs(self.run_dir, mode=0o700, exist_ok=True)
+        with open(os.path.join(self.run_dir, ".gate.lock"), "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def check_put(self, path: str, mode: int, data: bytes) -> None:
+        """Allow a job's own files, launchers that are what their names say, and the scheduler's programs of ours."""
+        inner = self._inner(path)
+        if mode not in (0o600, 0o700):
+            raise Denied("the gate puts files for this account alone, not with mode %o" % mode)
+        launcher, file = _LAUNCHER.fullmatch(inner), _FILE.fullmatch(inner)
+        digest = hashlib.sha256(data).hexdigest()
+        if launcher and digest.startswith(launcher[1]):
+            if self._approvals is not None and os.path.exists(path) and not same(path, data):
+                raise Denied("the gate replaces no launcher: %s" % path)
+        elif file:
+            told = file["name"] == _TOLD_AFTERWARDS
+            if self._approvals is not None and not told and os.path.exists(self._mark(file["job"])):
+                raise Denied("the gate changes no file of a job that was submitted: %s" % path)
+        elif self._files.get(inner) != digest and inner != ".doctor":
+            raise Denied("the gate puts no such file: %s" % path)
+
+    def check_read(self, path: str) -> None:
+        """Allow what a job writes for us; no secret is among it."""
+        inner = self._inner(path)
+        file = _FILE.fullmatch(inner)
+        if not (file and not _UNREADABLE.fullmatch(file["name"])) and inner != ".doctor":
+            raise Denied("the gate reads no such file: %s" % path)
+
+    def check_remove(self, folder: str) -> None:
+        """Allow a job's folder."""
+        if not re.fullmatch(JOB, self._inner(folder)):
+            raise Denied("the gate removes folders of jobs alone, not %s" % folder)
+
+    def _inner(self, path: str) -> str:
+        """Return a path's part below the run directory; no link may lead out of it."""
+        if os.path.normpath(path) != path or not path.startswith(self.run_dir + "/"):
+            raise Denied("the gate has nothing to do with %s" % path)
+        inner = path[len(self.run_dir) + 1 :]
+        folder, base = os.path.dirname(inner), os.path.realpath(self.run_dir)
+        if os.path.realpath(os.path.join(self.run_dir, folder)) != os.path.normpath(os.path.join(base, folder)):
+            raise Denied("the gate follows no link: %s" % path)
+        return inner
+
+    def _mark(self, job: str) -> str:
+        """Name the file that says that a job was submitted."""
+        return os.path.join(self.run_dir, ".submitted", job)
+
+    # ---------------------------------------------------------------------------------------------------- commands
+    def check_command(self, argv: List[str], data: bytes, clean: Dict[str, str], until: float) -> None:
+        """Allow a command that is listed: submissions of what was approved, cancellations of our own jobs."""
+        line = "\0".join(argv)
+        for kind, pattern in self._commands:
+            match = pattern.fullmatch(line)
+            if match is None or data:
+                continue
+            if kind == "submit" and self._approvals is not None:
+                self._check_approved(match["job"], argv)
+            if kind == "cancel":
+                for number in match["ids"].split("\0"):
+                    self._check_ours(number, clean, until)
+            return
+        raise Denied("the gate runs no such command: %s" % " ".join(argv)[:300])
+
+    def _check_ours(self, number: str, clean: Dict[str, str], until: float) -> None:
+        """Ask the scheduler for a job's name. One that it does not know cannot be harmed."""
+        argv = [word.replace("{id}", number) for word in self._whose["argv"]]
+        head, out, err = run_one(argv, b"", clean, until)
+        said = (out + err).decode("utf-8", "replace")
+        name = re.search(self._whose["name"].replace("{id}", re.escape(number)), said)
+        if name is not None and self._tag.fullmatch(name[1]):
+            return
+        absent = re.search(self._whose["absent"].replace("{id}", re.escape(number)), said)
+        if name is not None or head["state"] != "done" or absent is None:
+            raise Denied("the gate cancels jobs of this installation alone, and %s is not known to be one" % number)
+
+    def _check_approved(self, job: str, argv: Sequence[str]) -> None:
+        """Compare what the job would run with what an administrator has listed; from now on its files stay."""
+        with self.alone():
+            folder = os.path.join(self.run_dir, job)
+            self._inner(os.path.join(folder, "start.sh"))
+            if os.path.exists(self._mark(job)):
+                raise Denied("the gate submits a job once, and %s was submitted" % job)
+            files: Dict[str, bytes] = {}
+            for place, _, names in os.walk(folder):
+                for name in names:
+                    file = os.path.join(place, name)
+                    files[os.path.relpath(file, folder)] = read(file, MAX_BODY, os.O_NOFOLLOW)
+            named = _NAMED_LAUNCHER.search(files.get("start.sh", b"").decode("utf-8", "replace"))
+            launcher = read(os.path.join(self.run_dir, named[1]), MAX_BODY, os.O_NOFOLLOW) if named else b""
+            try:
+                digest = fingerprint(job, files, launcher, argv)
+            except (ValueError, KeyError, TypeError):
+                raise Denied("the gate cannot read what %s would run" % job) from None
+            with open(str(self._approvals)) as handle:
+                if digest not in {words[0] for words in map(str.split, handle) if words}:
+                    raise Denied("no administrator has approved what %s would run: %s" % (job, digest))
+            os.makedirs(os.path.dirname(self._mark(job)), mode=0o700, exist_ok=True)
+            os.close(os.open(self._mark(job), os.O_WRONLY | os.O_CREAT, 0o600))
+
+
+def untouchable(path: str) -> None:
+    """See that this account can change neither a file nor the folders that lead to it."""
+    me = os.geteuid()
+    while True:
+        told = os.stat(path)
+        sticky = told.st_mode & stat.S_ISVTX and stat.S_ISDIR(told.st_mode)
+        if told.st_uid == me or (os.access(path, os.W_OK) and not sticky):
+            raise Denied("this account itself can change %s: let it belong to somebody else" % path)
+        if path == "/":
+            return
+        path = os.path.dirname(os.path.realpath(path))
+
+
 # ---------------------------------------------------------------------------------------------------------------- call
 
 
-def serve(nonce: str) -> int:
+def serve(nonce: str, policy: Optional[Policy]) -> int:
     """Carry out one call."""
     os.umask(0o077)
     os.chdir("/")
@@ -271,25 +479,58 @@ def serve(nonce: str) -> int:
         wire.greet()
         head, blobs = wire.request()
         until = time.monotonic() + float(head["deadline_s"])
-        kind = head["op"]
-        if kind == "run":
-            run(wire, head, blobs, until)
-        elif kind == "put":
-            files = [(str(path), int(mode) & 0o777, blob) for (path, mode), blob in zip(head["files"], blobs)]
-            wire.answer(put(files))
-        elif kind == "read-many":
-            wire.answer(read_many(wire, head["paths"], int(head["limit"])))
-        elif kind == "remove":
-            wire.answer(remove(head["folders"]))
+        try:
+            answer(wire, head, blobs, until, policy)
+        except Denied as denied:
+            wire.answer({"state": "refused", "detail": str(denied)})
         wire.answer({"state": "end"})
     except HungUp:
         return 1
     return 0
 
 
+def answer(wire: Wire, head: Dict[str, Any], blobs: List[bytes], until: float, policy: Optional[Policy]) -> None:
+    """Do what is asked for, as far as the policy allows it."""
+    kind = head["op"]
+    if kind == "run":
+        run(wire, head, blobs, until, policy)
+    elif kind == "put":
+        files = [(str(path), int(mode) & 0o777, blob) for (path, mode), blob in zip(head["files"], blobs)]
+        if policy is None:
+            wire.answer(put(files))
+            return
+        with policy.alone():
+            for file in files:
+                policy.check_put(*file)
+            wire.answer(put(files))
+    elif kind == "read-many":
+        if policy is not None:
+            for path in head["paths"]:
+                policy.check_read(str(path))
+        flags = os.O_NOFOLLOW if policy is not None else 0
+        wire.answer(read_many(wire, head["paths"], int(head["limit"]), flags))
+    elif kind == "remove":
+        if policy is None:
+            wire.answer(remove(head["folders"]))
+            return
+        with policy.alone():
+            for folder in head["folders"]:
+                policy.check_remove(str(folder))
+            wire.answer(remove(head["folders"]))
+
+
 def main(argv: Sequence[str]) -> int:
-    """Take the call's nonce from the command line."""
-    return serve(argv[1])
+    """Take the call's nonce from the command line where this was sent along, else from what the key's owner asked."""
+    if argv[0] == "-c":
+        return serve(argv[1], None)
+    asked = re.fullmatch(r"first-gate ([0-9a-f]{32})", os.environ.get("SSH_ORIGINAL_COMMAND", ""))
+    try:
+        if asked is None:
+            raise Denied("this key runs first-gate and nothing else; set `gate: true` for the runner")
+        return serve(asked[1], Policy(argv[1]))
+    except (Denied, OSError, ValueError, KeyError, TypeError, IndexError, re.error) as error:
+        sys.stderr.write("first gate: %s\n" % error)
+        return 126
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def cancel_all(name: str, *, config: Path, data: Path, installation: str | None 
     if cluster is None:
         close = nearest(name, loaded.catalog.clusters) or tuple(loaded.catalog.clusters)[:5]
         raise NotFound(f"there is no cluster {name!r} in {config}; did you mean {or_list(close)}?")
-    ours = installation or _from_store(loaded.settings.store, data) or read_installation(data)
+    ours = installation or installation_of(loaded.settings.store, data)
     if ours is None:
         used = seen_installations(cluster) if cluster.runner.kind == "local" else []
         which = f"; {', '.join(used)} used {cluster.run_dir}" if used else ""
@@ -44,6 +44,11 @@ def cancel_all(name: str, *, config: Path, data: Path, installation: str | None 
             code="installation_unknown",
         )
     return anyio.run(_cancel, cluster, ours, data)
+
+
+def installation_of(settings: StoreSettings, data: Path) -> str | None:
+    """Say which installation this is, as the store or the state folder has it; None where neither can be asked."""
+    return _from_store(settings, data) or read_installation(data)
 
 
 def _from_store(settings: StoreSettings, data: Path) -> str | None:

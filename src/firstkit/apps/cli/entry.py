@@ -54,6 +54,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "stop": Entry("stopping", "Cancel all our jobs on a cluster and submit no more."),
         "resume": Entry("stopping", "Submit jobs on a cluster again."),
         "maintenance": Entry("announcing", "Announce a time in which no job of ours may run on a cluster."),
+        "gate": Entry("gating", "Confine firstkit's key at a login node to its own jobs."),
         "doctor": Entry("doctor", "Check a cluster end to end."),
     },
     "Other": {

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from firstkit.adapters.engines.registry import load_engines
 from firstkit.adapters.launcher_zip import build
 from firstkit.apps.clusters import connections, runner_for, scheduler_for
 from firstkit.config.environment import read_environment
-from firstkit.config.loading import load
+from firstkit.config.loading import Loaded, load
 from firstkit.core.catalog import Catalog, Cluster, Deployment
 from firstkit.core.catalog_diff import spec_digest
 from firstkit.core.errors import NotFound, SiteError
@@ -24,10 +25,11 @@ from firstkit.core.instance.record import Instance, InstanceState
 from firstkit.core.job.record import Job, JobState
 from firstkit.core.nearest import nearest, or_list
 from firstkit.core.reasons import Reason
+from firstkit.ports.engine import Engine
 from firstkit.ports.rehearsal import Rehearsed, Rehearsing
 from firstkit.ports.runner import Result
 from firstkit.ports.scheduler import Scheduler, Submission
-from firstkit.services.submission import Launcher, Preparer
+from firstkit.services.submission import Launcher, Prepared, Preparer
 from firstkit.wire.control import JsonDocuments
 
 MASK = "***"
@@ -74,28 +76,8 @@ def render(name: str, *, config: Path, data: Path) -> Rendering:
     """
     engines = load_engines()
     loaded = load(config, data_dir=data, environ=read_environment(), engines=engines)
-    deployment = _deployment(loaded.catalog, name)
-    if deployment.cluster is None:
-        raise NotFound(
-            f"{name} is an engine that runs already: nothing is submitted for it",
-            code="nothing_to_render",
-        )
-    cluster = loaded.catalog.clusters[deployment.cluster]
-    archive = build()
-    scheduler = scheduler_for(cluster, installation=INSTALLATION)
-    preparer = Preparer(
-        installation=INSTALLATION,
-        launcher=Launcher(name=archive.name, data=b""),
-        engines=engines,
-        documents=JsonDocuments(),
-        authority=_NoAuthority,
-        control_urls=lambda: [f"unix:{Path(loaded.settings.data_dir) / 'run/api.sock'}"],
-        fence_s=loaded.settings.controller.fence_s or None,
-    )
-    job, instance = _records(deployment, run_dir=f"{cluster.run_dir}/{JOB}", spec=spec_digest(deployment, cluster))
-    prepared = preparer.prepare(
-        job, [instance], deployment=deployment, cluster=cluster, scheduler=scheduler, token=MASK
-    )
+    deployment = deployment_of(loaded.catalog, name)
+    prepared, scheduler = prepare(loaded, deployment, engines, installation=INSTALLATION)
     parts = {"submitted with": shlex.join(scheduler.submit(prepared.submission).argv)}
     for file in reversed(prepared.files):  # the script first
         if file.path.endswith("job.json"):
@@ -104,6 +86,7 @@ def render(name: str, *, config: Path, data: Path) -> Rendering:
             parts[file.path] = file.data.decode()
     others = [file.path for file in prepared.files if file.path not in parts]
     parts["put beside them"] = "\n".join(others)
+    cluster = loaded.catalog.clusters[deployment.cluster or ""]
     return Rendering(cluster=cluster, scheduler=scheduler, submission=prepared.submission, parts=parts)
 
 
@@ -131,6 +114,29 @@ def rehearse(rendering: Rendering, *, data: Path) -> Rehearsed:
     return answer
 
 
+def prepare(
+    loaded: Loaded, deployment: Deployment, engines: Mapping[str, Engine], *, installation: str
+) -> tuple[Prepared, Scheduler]:
+    """Prepare a job of a deployment as the controller would, without its secrets."""
+    cluster = loaded.catalog.clusters[deployment.cluster or ""]
+    archive = build()
+    scheduler = scheduler_for(cluster, installation=installation)
+    preparer = Preparer(
+        installation=installation,
+        launcher=Launcher(name=archive.name, data=archive.data),
+        engines=engines,
+        documents=JsonDocuments(),
+        authority=_NoAuthority,
+        control_urls=lambda: [f"unix:{Path(loaded.settings.data_dir) / 'run/api.sock'}"],
+        fence_s=loaded.settings.controller.fence_s or None,
+    )
+    job, instance = _records(deployment, run_dir=f"{cluster.run_dir}/{JOB}", spec=spec_digest(deployment, cluster))
+    prepared = preparer.prepare(
+        job, [instance], deployment=deployment, cluster=cluster, scheduler=scheduler, token=MASK
+    )
+    return prepared, scheduler
+
+
 def _masked(document: dict[str, Any]) -> dict[str, Any]:
     """Mask what an engine's environment may hold of secrets; keys and tokens were masked when they were made."""
     for item in document["instances"]:
@@ -139,11 +145,14 @@ def _masked(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _deployment(catalog: Catalog, name: str) -> Deployment:
+def deployment_of(catalog: Catalog, name: str) -> Deployment:
+    """Find a deployment that has jobs; NotFound with the nearest names."""
     found = catalog.deployments.get(name)
     if found is None:
         close = nearest(name, catalog.deployments) or tuple(catalog.deployments)[:5]
         raise NotFound(f"there is no deployment {name!r} in the file; did you mean {or_list(close)}?")
+    if found.cluster is None:
+        raise NotFound(f"{name} is an engine that runs already: nothing is submitted for it", code="nothing_to_render")
     return found
 
 
