@@ -137,13 +137,8 @@ class SimulatedCluster:
 
     def ready(self) -> list[str]:
         """List the instances that are READY, as their launchers know."""
-        return [
-            engine.instance
-            for job in self.live_jobs()
-            if job.launcher is not None
-            for engine in job.launcher.engines
-            if engine.state == "READY"
-        ]
+        launchers = [job.launcher for job in self.live_jobs() if job.launcher is not None]
+        return [engine.instance for launcher in launchers for engine in launcher.engines if engine.state == "READY"]
 
     def add(
         self, tag: str, *, walltime_s: float = 0.0, script: str = "/none/start.sh", exclude: Sequence[str] = ()
