@@ -19,7 +19,7 @@ import pytest
 
 from firstkit.testing.slurm import RealSlurm, missing_programs
 
-LEAK_GRACE_S = 3.0
+LEAK_GRACE_S = 20.0
 """How long a test's processes, sockets and tasks may take to go once the test is over."""
 
 ALLOWED_SKIP = "allowed:"

@@ -79,7 +79,7 @@ def run(folder: Path, kind: str, source: str, *, ci: bool = False) -> tuple[int,
     """Run pytest on one file and return its exit code, each test's outcomes and the output."""
     tests = folder / "tests" / kind
     tests.mkdir(parents=True)
-    text = CONFTEST.read_text().replace("LEAK_GRACE_S = 3.0", "LEAK_GRACE_S = 0.2")
+    text = CONFTEST.read_text().replace("LEAK_GRACE_S = 20.0", "LEAK_GRACE_S = 0.2")
     (folder / "tests" / "conftest.py").write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\n")
     (tests / "test_it.py").write_text(source)

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,10 +19,14 @@ from typing import Any
 
 
 def free_port() -> int:
-    """Find a port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Find a port nobody listens on, below those that the kernel gives to whoever connects in the meantime."""
+    chance = random.SystemRandom()
+    for _ in range(1000):
+        port = chance.randrange(15_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 class Installation:
@@ -51,7 +56,7 @@ class Installation:
     def wait_ready(self, *, within_s: float = 60.0) -> None:
         self.until(lambda: "first: ready" in self.said(), within_s=within_s)
 
-    def until(self, condition: Any, *, within_s: float = 30.0) -> Any:
+    def until(self, condition: Any, *, within_s: float = 45.0) -> Any:
         """Look until the condition holds; fails with everything that was said when it does not in time."""
         end = time.monotonic() + within_s
         while time.monotonic() < end:
@@ -107,7 +112,7 @@ class Installation:
 
         self.until(hot, within_s=within_s)
 
-    def wait_answering(self, *, within_s: float = 30.0) -> None:
+    def wait_answering(self, *, within_s: float = 45.0) -> None:
         """Wait until the gateway and the api answer."""
 
         def answers() -> bool:

@@ -71,7 +71,7 @@ class Beside:
 
     def state(self) -> dict[str, Any]:
         """Ask it what it has seen."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         try:
             connection.request("GET", "/seen")
             return json.loads(connection.getresponse().read())
@@ -99,14 +99,14 @@ def beside(name: str) -> Generator[Beside]:
         yield Beside(port, name)
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE_S)
         process.stdout.close()
 
 
 def engine_state(running: Installation, instance: str) -> dict[str, Any]:
     """Ask a paced engine that the installation runs, over its own socket, what it has seen."""
     words = Path(f"/proc/{running.engine_pid(instance)}/cmdline").read_bytes().decode().split("\0")
-    connection = http.client.HTTPConnection("localhost", timeout=10)
+    connection = http.client.HTTPConnection("localhost", timeout=PATIENCE_S)
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.sock.connect(words[words.index("--socket") + 1])

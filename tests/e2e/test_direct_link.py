@@ -48,7 +48,7 @@ def door(running: Installation) -> tuple[str, int]:
 def tried(where: tuple[str, int], context: ssl.SSLContext | None) -> bytes:
     """Send a request to the door as somebody else, and return what comes back."""
     request = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
-    with contextlib.suppress(OSError), socket.create_connection(where, timeout=10) as plain:
+    with contextlib.suppress(OSError), socket.create_connection(where, timeout=30) as plain:
         if context is None:
             plain.sendall(request)
             return plain.recv(4096)
@@ -122,7 +122,7 @@ def test_not_even_the_job_s_own_certificate_opens_the_door(running: Installation
 
 def test_a_client_that_leaves_frees_its_place_behind_the_door(running: Installation) -> None:
     def in_flight() -> int:
-        return running.instances()[0]["in_flight"]
+        return sum(one["in_flight"] for one in running.instances())
 
     body = json.dumps(asks("tokens=1000 every=0.05", model="a", stream=True)).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {running.key}\r\n"

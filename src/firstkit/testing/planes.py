@@ -34,7 +34,7 @@ from firstkit.testing.raw_engine import RawEngine
 MODEL = "org/demo"
 LINK = "local"
 """The link over which `serve` has engines reached where a test does not say; `direct` and `reverse` have real doors."""
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 class PlainEngine:

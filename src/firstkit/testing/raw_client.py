@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import h11
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 @dataclass(slots=True)

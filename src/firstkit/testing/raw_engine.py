@@ -15,7 +15,7 @@ from typing import cast
 
 from firstkit.core.topology import Address, AddressKind
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 """No step of a test takes longer; beyond it the test fails instead of hanging."""
 
 

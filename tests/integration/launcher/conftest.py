@@ -19,7 +19,7 @@ import pytest
 from firstkit.adapters.launcher_zip import build
 
 ENGINES = Path(__file__).with_name("misbehaving_engines.py")
-PATIENCE_S = 20.0
+PATIENCE_S = 30.0
 TOKEN = "control-token-that-nobody-may-see"
 
 

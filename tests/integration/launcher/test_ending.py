@@ -69,7 +69,7 @@ def test_a_term_sent_twice_within_a_moment_is_one(node: Any) -> None:
 
 
 def test_the_job_ends_itself_before_its_walltime(node: Any) -> None:
-    job = node.launch(node.engine("WellBehavedEngine"), walltime_s=3.0, margin_s=1.0)
+    job = node.launch(node.engine("WellBehavedEngine"), walltime_s=7.0, margin_s=1.0)
     job.until("READY")
     assert job.wait() == 0
     assert (job.exit()["reason"], job.status()["reason"]) == ("WALLTIME", "WALLTIME")

@@ -96,18 +96,18 @@ def test_a_second_start_ends_at_once_and_touches_nothing(node: Any) -> None:
 
 
 def test_loading_is_told_from_the_log_until_time_is_up(node: Any) -> None:
-    job = node.launch(node.engine("NeverReadyEngine", start_timeout_s=2.5))
+    job = node.launch(node.engine("NeverReadyEngine", start_timeout_s=6))
     node.eventually(lambda: job.instance().get("progress") == {"fraction": 0.4, "text": "loading weights"})
     assert job.instance()["address"] is None
     assert job.wait() == 1
     assert job.exit("i-a")["reason"] == "NEVER_READY"
-    assert job.exit()["detail"] == "not ready after 2.5 s: /health answers 503"
+    assert job.exit()["detail"] == "not ready after 6 s: /health answers 503"
 
 
 def test_an_engine_that_serves_another_model_never_becomes_ready(node: Any) -> None:
-    job = node.launch(node.engine("MisnamedEngine", start_timeout_s=1))
+    job = node.launch(node.engine("MisnamedEngine", start_timeout_s=5))
     assert job.wait() == 1
-    assert job.exit()["detail"] == "not ready after 1 s: /v1/models lists something-else, not demo"
+    assert job.exit()["detail"] == "not ready after 5 s: /v1/models lists something-else, not demo"
 
 
 def test_a_crash_is_explained_by_the_log(node: Any) -> None:

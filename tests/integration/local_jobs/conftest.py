@@ -16,7 +16,7 @@ import pytest
 from firstkit.adapters.schedulers import local_jobs
 
 PROGRAM = str(files("firstkit.adapters.schedulers").joinpath("local_jobs.py"))
-PATIENCE_S = 20.0
+PATIENCE_S = 30.0
 
 
 def eventually(holds: Callable[[], object], what: str) -> None:

@@ -44,8 +44,8 @@ def test_a_job_knows_its_number_and_inherits_no_descriptor(batch: Any) -> None:
 
 
 def test_walltime_is_told_and_ends_the_job_with_term(batch: Any) -> None:
-    number = batch.submit("trap 'echo term >term; exit 9' TERM\nsleep 600 & wait\n", walltime_s=0.7)
-    assert 0 < batch.list()[number]["left_s"] <= 0.7
+    number = batch.submit("trap 'echo term >term; exit 9' TERM\nsleep 600 & wait\n", walltime_s=4.0)
+    assert 0 < batch.list()[number]["left_s"] <= 4.0
     line = batch.until(number, "ENDED")
     assert (line["code"], line["why"]) == (9, "TIMEOUT")
     assert batch.wait_for("a/term") == "term"
@@ -247,7 +247,7 @@ def fill(folder: Path) -> None:
 
 
 def wait_until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)
