@@ -28,7 +28,7 @@ from firstkit.adapters.telemetry.journal import Journal, start_logging
 from firstkit.adapters.telemetry.metrics import PrometheusTelemetry
 from firstkit.apps.children import Child, Insistence, Part
 from firstkit.apps.door_pass import DoorPass
-from firstkit.apps.listening import admin_socket, leave_address, public_socket
+from firstkit.apps.listening import admin_socket, leave_address, public_socket, release
 from firstkit.config.environment import read_environment
 from firstkit.config.loading import catalog_from_document, load_settings
 from firstkit.core.errors import FirstError, SiteError, Unavailable
@@ -185,9 +185,9 @@ class _Gateway:
                 await self._drain()
                 group.cancel_scope.cancel()
         finally:
-            public.close()
+            release(public, inherited=self._options.listen_fd is not None)
             if admin is not None:
-                admin.close()
+                release(admin, inherited=self._options.admin_fd is not None)
         await settlement.finish(thread)
         with anyio.move_on_after(5.0, shield=True), contextlib.suppress(FirstError):
             await self._feed.leave()

@@ -64,6 +64,16 @@ def bind(listen: Listen) -> socket.socket:
         raise SiteError(f"Cannot listen on {where}: {error.strerror}.", code="cannot_listen") from error
 
 
+def release(listener: socket.socket, *, inherited: bool) -> None:
+    """Close a listening socket, and remove its name unless that is the giver's or another listens there by now."""
+    path = str(listener.getsockname()) if listener.family == socket.AF_UNIX and not inherited else ""
+    listener.close()
+    if path:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
+            if probe.connect_ex(path) == errno.ECONNREFUSED:
+                Path(path).unlink()
+
+
 def _bind_unix(path: str) -> socket.socket:
     """Bind a Unix socket, mode 0600; one that a dead process left behind is replaced, a live one is not."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
