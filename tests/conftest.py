@@ -54,10 +54,10 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSlurm]:
         yield cluster
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def fragile_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSlurm]:
-    """A real Slurm of the test's own, whose daemons it may kill and whose jobs are forgotten soon after they end."""
-    with slurm_in(tmp_path_factory.mktemp("fragile"), name="d", settings={"MinJobAge": "15"}) as cluster:
+    """A real Slurm of the module's own, whose daemons may be killed; it forgets jobs soon after they have ended."""
+    with slurm_in(tmp_path_factory.mktemp("fragile"), name="d", settings={"MinJobAge": "2"}) as cluster:
         yield cluster
 
 

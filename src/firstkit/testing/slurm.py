@@ -146,9 +146,17 @@ class RealSlurm:
         """Wait until every node is idle."""
         self._until(lambda: self._idle_nodes() == len(self.nodes), "not all nodes are idle", within_s)
 
+    def until_up(self, *, within_s: float = START_S) -> None:
+        """Wait until every node answers, busy or not."""
+        working = {"idle", "mixed", "allocated", "completing"}
+        self._until(lambda: all(one in working for one in self._states()), "not all nodes are up", within_s)
+
     def _idle_nodes(self) -> int:
-        lines = self.run("sinfo", "-h", "-N", "-p", "gpu", "-o", "%T").stdout.split()
-        return sum(1 for line in lines if line == "idle")
+        return sum(1 for one in self._states() if one == "idle")
+
+    def _states(self) -> list[str]:
+        """List the nodes' states; none where the controller does not answer."""
+        return self.run("sinfo", "-h", "-N", "-p", "gpu", "-o", "%T").stdout.split() or ["unknown"]
 
     # ----------------------------------------------------------------------------------------------------- daemons
     def start_controller(self) -> None:
