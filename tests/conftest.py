@@ -57,7 +57,9 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSlurm]:
 @pytest.fixture(scope="module")
 def fragile_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSlurm]:
     """A real Slurm of the module's own, whose daemons may be killed; it forgets jobs soon after they have ended."""
-    with slurm_in(tmp_path_factory.mktemp("fragile"), name="d", settings={"MinJobAge": "2"}) as cluster:
+    with slurm_in(
+        tmp_path_factory.mktemp("fragile"), name="d", settings={"MinJobAge": "2", "SlurmdTimeout": "6"}
+    ) as cluster:
         yield cluster
 
 

@@ -27,7 +27,8 @@ def on_slurm(deployment: dict[str, Any], **asked: Any) -> dict[str, Any]:
 
 
 def slurm_config(slurm: RealSlurm, deployments: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Write a whole configuration with one cluster, looked at often."""
+    """Write a whole configuration with one cluster, looked at often; heads wait until an instance is known."""
+    more = {"gateway": {"hold_head": "2m"}} | more
     controller = {"observe_idle": "1s"} | more.pop("controller", {})
     clusters = {"here": slurm_cluster(slurm)}
     return config(deployments=deployments, clusters=clusters, controller=controller, **more)

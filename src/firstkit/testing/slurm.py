@@ -47,7 +47,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=2,batch_sched_delay=0,sched_min_interval=0
-SlurmdTimeout=6
+SlurmdTimeout=60
 SlurmctldTimeout=10
 KillWait=3
 ReturnToService=2

@@ -10,7 +10,7 @@ import pytest
 from firstkit.core.catalog import Resources
 from firstkit.core.reasons import Reason
 from firstkit.ports.runner import Done, RemoteFile
-from firstkit.ports.scheduler import JobPhase, Rejected, Submission, Unsure, Window
+from firstkit.ports.scheduler import JobPhase, Observation, Rejected, Submission, Unsure, Window
 from firstkit.testing.rigs import DEADLINE_S, Rig, slurm_rig
 from firstkit.testing.slurm import RealSlurm
 
@@ -68,21 +68,26 @@ async def test_a_hung_controller_is_neither_an_empty_queue_nor_a_refusal(
 ) -> None:
     async with slurm_rig(tmp_path, fragile_slurm) as rig:
         number = await rig.accepted("j-000000000001", walltime_s=600.0)
+        told: list[object] = []
+        seen: list[Observation] = []
+
+        async def submit() -> None:
+            told.append(await rig.submit("j-000000000002", walltime_s=600.0))
+
+        async def observe() -> None:
+            seen.append(await rig.observe())
+
         fragile_slurm.signal_controller(SIGSTOP)
         try:
             async with anyio.create_task_group() as group:
-                answers: list[object] = []
-
-                async def submit() -> None:
-                    answers.append(await rig.submit("j-000000000002", walltime_s=600.0))
-
                 group.start_soon(submit)
-                observation = await rig.observe()
+                group.start_soon(observe)
         finally:
             fragile_slurm.signal_controller(SIGCONT)
+        (observation,) = seen
         assert (observation.complete, observation.jobs) == (False, ())
         assert "timed out" in observation.detail
-        assert isinstance(answers[0], Unsure), answers
+        assert isinstance(told[0], Unsure), told
         with anyio.fail_after(60):
             while True:
                 found = {job.tag[-14:]: job.scheduler_id for job in (await rig.observe()).jobs}

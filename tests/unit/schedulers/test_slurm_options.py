@@ -54,7 +54,7 @@ def test_every_word_of_an_ask_becomes_one_option() -> None:
         "--gres=gpu:a100:4",
         "--exclusive",
         "--time=0-12:00:00",
-        "--signal=B:TERM@60",
+        "--signal=B:TERM@30",
         "--licenses=matlab",
         "-l x=y",
     ]
@@ -78,7 +78,7 @@ def test_gpus_are_asked_for_in_the_sites_way(request_: GpuRequest | None, option
     assert asked == ([option] if option else [])
 
 
-def test_a_short_job_is_not_warned_at_its_start() -> None:
+def test_a_short_job_is_warned_as_long_before_its_end_as_its_launcher_stops() -> None:
     assert "--signal=B:TERM@15" in options_of(Ask(walltime_s=60.0))
 
 

@@ -15,17 +15,13 @@ from firstkit.adapters.schedulers.objections import objection
 from firstkit.adapters.schedulers.script import start_script
 from firstkit.core.ask import Ask, GpuRequest, ask_of
 from firstkit.core.catalog import Cluster
+from firstkit.core.scaling.walltime import margin_s
 from firstkit.ports.rehearsal import Rehearsed
 from firstkit.ports.runner import Command, Result
 from firstkit.ports.scheduler import Accepted, Observation, Rejected, SeenJob, Submission, Unsure, Window
 
 OUTPUT = "slurm.out"
 """In the job's folder: what Slurm itself says about the job; start.sh and the launcher write to job.out."""
-WARN_S = 60.0
-"""How long before the walltime Slurm sends TERM; the launcher's own deadline comes first if its clock is right.
-
-Slurm's own clock is coarse: asked for 45 s before, the signal came at 53 s; asked for 50 s, at 31 s.
-"""
 _LISTING = (
     "SLURM_TIME_FORMAT=%s squeue --me --all --noheader --states=all "
     f"--Format={shlex.quote(','.join(slurm_answers.FIELDS))} && date '+{slurm_answers.END} %s'"
@@ -156,7 +152,9 @@ def options_of(ask: Ask) -> list[str]:
         options.append("--exclusive")
     if ask.walltime_s is not None:
         options.append(f"--time={clock(ask.walltime_s)}")
-        options.append(f"--signal=B:TERM@{round(min(WARN_S, ask.walltime_s / 4))}")
+        # The launcher goes by its own deadline. Slurm's warning comes up to a minute earlier than asked for (asked for
+        # 45 s before the end, it came at 53 s; for 50, at 31), so it is asked for no sooner than that deadline.
+        options.append(f"--signal=B:TERM@{max(1, round(margin_s(ask.walltime_s)))}")
     return [*options, *ask.extra]
 
 
