@@ -6,7 +6,7 @@ import signal
 from collections.abc import Generator
 
 import pytest
-from installation import Installation, installation, processes_naming
+from installation import Installation, installation, processes, processes_naming
 from paced import Stream, asks, paced
 from slurm_site import ended, job_of, on_slurm, shown, slurm_config
 
@@ -44,14 +44,14 @@ def answered_by(running: Installation, model: str) -> str:
     return headers["x-first-instance"]
 
 
-@pytest.mark.parametrize("how", ["hangs", "is killed"])
+@pytest.mark.parametrize("how", ["hangs", "is restarted"])
 def test_a_controller_that_is_away_changes_nothing(running: Installation, fragile_slurm: RealSlurm, how: str) -> None:
     instance = answered_by(running, "steady")
     before = submitted(fragile_slurm)
     stream = Stream(running, asks("tokens=150 every=0.1", model="steady", stream=True))
     stream.wait_for(b"w0 ")
     troubles, well = said(running, "cluster_trouble"), said(running, "cluster_well")
-    fragile_slurm.signal_controller(signal.SIGSTOP if how == "hangs" else signal.SIGKILL)
+    fragile_slurm.signal_controller(signal.SIGSTOP if how == "hangs" else signal.SIGTERM)
     try:
         running.until(lambda: said(running, "cluster_trouble") > troubles, within_s=90)
         assert answered_by(running, "steady") == instance
@@ -65,6 +65,35 @@ def test_a_controller_that_is_away_changes_nothing(running: Installation, fragil
     assert answered_by(running, "steady") == instance
     stream.assert_whole(150)
     assert set(submitted(fragile_slurm)) == set(before)
+
+
+def test_a_controller_that_dies_before_it_has_saved_its_state_leaves_one_instance_of_each_model(
+    running: Installation, fragile_slurm: RealSlurm
+) -> None:
+    """Slurm may take jobs up again as waiting ones: it kills what runs and starts them again, `--no-requeue` or not.
+
+    The second start finds the claim and gives way; the controller replaces what was lost.
+    """
+    answered_by(running, "colder")
+    fragile_slurm.signal_controller(signal.SIGKILL)
+    fragile_slurm.start_controller()
+    fragile_slurm.until_up()
+    for model in ("colder", "steady"):
+        answered_by(running, model)
+        running.until(lambda model=model: len(engines_of(running, model)) == 1, within_s=60)
+        assert running.ready_instances(model)
+        answered_by(running, model)
+
+
+def engines_of(running: Installation, model: str) -> list[int]:
+    """Find the processes of a model's engines, apart from what started them."""
+    wanted = ["--name", model]
+    here = str(running.data)
+    return [
+        pid
+        for pid, words in processes()
+        if any(here in word for word in words) and words[-3:-1] == wanted and "launcher" not in words[0]
+    ]
 
 
 def test_a_submission_into_a_hung_controller_becomes_one_job(running: Installation, fragile_slurm: RealSlurm) -> None:

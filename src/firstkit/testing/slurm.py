@@ -177,9 +177,12 @@ class RealSlurm:
         return self._pid("slurmd", node)
 
     def signal_controller(self, number: signal.Signals) -> None:
-        """Send slurmctld a signal: STOP hangs it, CONT lets it go on, KILL ends it."""
+        """Send slurmctld a signal: STOP hangs it, CONT lets it go on, TERM and KILL end it.
+
+        Killed, it has forgotten what it had not saved: it may start jobs again that are running.
+        """
         os.kill(self.controller_pid(), number)
-        if number == signal.SIGKILL:
+        if number in {signal.SIGKILL, signal.SIGTERM}:
             self._until(lambda: not _listens(self._port), "slurmctld still listens", START_S)
 
     def _pid(self, *words: str) -> int:

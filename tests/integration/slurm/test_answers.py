@@ -58,7 +58,7 @@ async def test_a_job_that_slurm_has_forgotten_is_recalled_with_how_it_ended(
             while (observation := await rig.observe()).jobs:
                 assert observation.complete
                 await anyio.sleep(0.2)
-        commands = rig.scheduler.recall(["j-000000000001", "j-000000000002"])
+        commands = rig.scheduler.recall({"j-000000000001": number, "j-000000000002": ""})
         (job,) = rig.scheduler.parse_recalled(await rig.runner.run(commands, deadline_s=DEADLINE_S))
         assert (job.scheduler_id, job.phase, job.detail) == (number, JobPhase.ENDED, "exit code 3")
 
