@@ -52,13 +52,14 @@ class SlurmScheduler:
 
     def script(self, submission: Submission, *, setup: str, launcher: str) -> str:
         """Render start.sh; a login shell only where there are setup lines, since profiles take their time."""
+        ask = ask_of(self._cluster, submission.resources)
         return start_script(
             submission,
             setup=setup,
             launcher=launcher,
             python=self._python,
             login=bool(setup.strip()),
-            directives=[f"#SBATCH {option}" for option in options_of(ask_of(self._cluster, submission.resources))],
+            directives=[f"#SBATCH {option}" for option in (*options_of(ask), *_left_out(submission))],
         )
 
     def submit(self, submission: Submission) -> Command:
@@ -129,8 +130,12 @@ def _own_options(submission: Submission) -> tuple[str, ...]:
         f"--chdir={submission.run_dir}",
         f"--output={OUTPUT}",
         "--open-mode=append",
-        *([f"--exclude={','.join(submission.exclude)}"] if submission.exclude else []),
     )
+
+
+def _left_out(submission: Submission) -> list[str]:
+    """Say which nodes the job is kept off."""
+    return [f"--exclude={','.join(submission.exclude)}"] if submission.exclude else []
 
 
 def options_of(ask: Ask) -> list[str]:
