@@ -15,7 +15,7 @@ from paced import Stream, asks, config, paced
 from firstkit.testing.simulated_pbs.mom import members
 from firstkit.testing.simulated_pbs.site import SimulatedPbs, simulated_pbs
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 def free_ports() -> str:
@@ -45,6 +45,7 @@ def written() -> dict[str, Any]:
         "runner": {"kind": "local"},
         "link": {"kind": "direct", "ports": free_ports(), "address": "127.0.0.1"},
         "run_dir": "$DATA/clusters/here",
+        "setup": "shopt -q login_shell\n",  # a line that fails anywhere but in a login shell
     }
     deployment = paced("demo", max=1) | {"resources": {"gpus": 2, "walltime": "10m"}}
     return config(deployments={"demo": deployment}, clusters={"here": cluster}, controller={"observe_idle": "1s"})
@@ -80,6 +81,11 @@ def job_of(site: SimulatedPbs, running: Installation) -> dict[str, Any]:
     """Show the one job that lives, as PBS knows it."""
     (one,) = running.until(lambda: len(found := running.jobs()) == 1 and running.ready_instances("demo") and found)
     return site.job(one["scheduler_id"])
+
+
+def ended_job(site: SimulatedPbs, running: Installation, number: str) -> dict[str, Any]:
+    """Wait until a job has ended, and show it."""
+    return running.until(lambda: (found := site.job(number)).get("job_state") == "F" and found)
 
 
 def test_a_deployment_becomes_a_job_whose_top_process_is_the_launcher(
@@ -166,8 +172,22 @@ def test_somebody_elses_qdel_ends_an_instance_as_cancelled_and_another_is_starte
     )
     assert ended[0]["reason"] == "CANCELLED"
     ending.until(lambda: ending.ready_instances("demo") not in ([], [instance]))
-    assert site.job(number)["substate"] == 91
+    assert ended_job(site, ending, number)["substate"] == 91
     assert job["Job_Name"] != job_of(site, ending)["Job_Name"]
+
+
+def test_a_signal_reaches_the_launcher_which_ends_in_its_own_way(site: SimulatedPbs, ending: Installation) -> None:
+    """The login shell of a script job would have died of it, and the job with it (exit status 271)."""
+    (instance,) = ending.ready_instances("demo")
+    (number,) = jobs(site)
+    assert site.run("qsig", "-s", "SIGTERM", number).returncode == 0
+
+    def over() -> list[dict[str, Any]]:
+        return [one for one in ending.instances(ended=True) if one["id"] == instance and one["state"] == "ENDED"]
+
+    (ended,) = ending.until(over)
+    assert (ended["reason"], ended["detail"]) == ("CANCELLED", "SIGTERM from outside")
+    assert ended_job(site, ending, number)["Exit_status"] == 0
 
 
 def test_a_lost_nodes_instance_is_given_up_when_pbs_does_and_its_processes_end_by_themselves(
@@ -201,4 +221,4 @@ def test_a_removed_deployment_is_drained_and_its_job_ends(
     ending.reload(written | {"deployments": {}, "models": {}})
     stream.assert_whole(40)
     ending.until(lambda: jobs(site) == [] and ending.jobs() == [], within_s=60)
-    assert site.job(number)["job_state"] == "F"
+    ended_job(site, ending, number)

@@ -13,6 +13,7 @@ import pytest
 from firstkit.testing.simulated_pbs.mom import members
 from firstkit.testing.simulated_pbs.site import SimulatedPbs, simulated_pbs
 
+pytestmark = pytest.mark.timeout(120)
 PATIENCE_S = 30.0
 LISTING = ("qstat", "-f", "-F", "json")
 
