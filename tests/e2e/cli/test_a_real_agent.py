@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `first agent configure` writes drives a real coding agent: Continue's command line, from npm."""
+"""What `first agent configure` writes drives real coding agents: Continue's command line from npm, and aider."""
 
 import json
 import os
@@ -56,6 +56,31 @@ def test_an_agent_answers_with_the_model_of_this_machine(
     )
     assert said.returncode == 0, said.stderr + said.stdout
     assert said.stdout.strip()
+    demo.until(lambda: requests(demo) > before)
+
+
+def test_aider_answers_with_the_model_of_this_machine(demo: Installation, tmp_path: Path) -> None:
+    aider = shutil.which("aider")
+    if aider is None:
+        pytest.skip("allowed: aider is not installed (pip install aider-chat, in an environment of its own)")
+    done = demo.first("agent", "configure", "aider", "--home", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    before = requests(demo)
+    work = tmp_path / "work"
+    work.mkdir()
+    config = str(tmp_path / ".aider.firstkit" / "conf.yml")
+    said = subprocess.run(
+        [aider, "--config", config, "--no-git", "--yes-always", "--message", "Say hello in one word."],
+        cwd=work,
+        env=environment() | {"HOME": str(tmp_path), "OPENAI_API_KEY": demo.key},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr + said.stdout
+    assert "SmolLM2-135M-Instruct" in said.stdout
     demo.until(lambda: requests(demo) > before)
 
 

@@ -2,8 +2,7 @@
 """What each coding agent must be told to use a service: its files as they should be, and how it is started then.
 
 Pure: the present text of a file goes in, the wanted text comes out; what is not ours in it is kept. The formats are
-those of Claude Code 2.1, Codex 0.169, opencode 1.18 and Continue 1.5, tried with the programs themselves, and of
-aider 0.86, with which it was not tried.
+those of Claude Code 2.1, Codex 0.169, opencode 1.18, Continue 1.5 and aider 0.86, tried with the programs themselves.
 """
 
 from __future__ import annotations
