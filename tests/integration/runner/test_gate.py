@@ -25,9 +25,11 @@ from firstkit.adapters.runners.ssh import SshRunner
 from firstkit.adapters.schedulers.local import PROGRAM, LocalScheduler
 from firstkit.apps.clusters import scheduler_for
 from firstkit.core.catalog import Resources, SchedulerSpec
+from firstkit.core.ids import encode
 from firstkit.ports.runner import Command, Done, Refused, RemoteFile, Unknown
 from firstkit.ports.scheduler import Accepted, JobPhase, Submission
 from firstkit.testing.records import make_cluster
+from firstkit.testing.slurm import RealSlurm
 from firstkit.testing.sshd import Sshd, installed
 
 pytestmark = pytest.mark.anyio
@@ -54,6 +56,51 @@ def submission(run_dir: Path, job: str = JOB) -> Submission:
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     return tmp_path / "run"
+
+
+@pytest.mark.slurm
+async def test_jobs_of_a_real_slurm_go_through_the_gate_and_those_of_others_are_left_alone(
+    slurm: RealSlurm, ssh_runner: MakeRunner, run_dir: Path, tmp_path: Path
+) -> None:
+    if not installed():
+        pytest.skip("openssh-server is not installed; run `make debian` as root")
+    installation = encode(os.urandom(5), 8)
+    options = {"partition": "gpu", "conf": str(slurm.conf)}
+    cluster = make_cluster(run_dir=str(run_dir), scheduler=SchedulerSpec(kind="slurm", options=options))
+    scheduler = scheduler_for(cluster, installation=installation)
+    (tmp_path / "gate.py").write_bytes(GATE)
+    (tmp_path / "gate.json").write_text(json.dumps(policy(cluster, scheduler, installation=installation, asks=[])))
+    forced = f'restrict,command="{sys.executable} -I {tmp_path}/gate.py {tmp_path}/gate.json"'
+    server = Sshd(tmp_path / "sshd", options=forced)
+    server.start()
+    runner = ssh_runner(server.place(gate=True))
+    others = await anyio.run_process(
+        ["sbatch", "--parsable", "--job-name=theirs", f"--chdir={tmp_path}", "--wrap=sleep 600"],
+        env={**os.environ, "SLURM_CONF": str(slurm.conf)},
+    )
+    theirs, ours = others.stdout.decode().strip(), ""
+    try:
+        script = b"#!/bin/bash\n#SBATCH --time=10\nexec sleep 600\n"
+        put = await runner.put(
+            [RemoteFile(path=f"{run_dir}/{JOB}/start.sh", data=script, mode=0o700)], deadline_s=DEADLINE_S
+        )
+        assert isinstance(put, Done), put
+        asked = replace(submission(run_dir), tag=f"first-{installation}-{JOB}")
+        answers = await runner.run([scheduler.submit(asked), *scheduler.observe()], deadline_s=DEADLINE_S)
+        accepted = scheduler.parse_submit(answers[0])
+        assert isinstance(accepted, Accepted), answers
+        ours = accepted.scheduler_id
+        assert [job.scheduler_id for job in scheduler.parse(answers[1:]).jobs] == [ours]
+        (refused,) = await runner.run(scheduler.cancel([theirs]), deadline_s=DEADLINE_S)
+        assert isinstance(refused, Refused)
+        (cancelled,) = await runner.run(scheduler.cancel([ours, "99999"]), deadline_s=DEADLINE_S)
+        assert isinstance(cancelled, Done), cancelled
+    finally:
+        with anyio.CancelScope(shield=True):
+            numbers = [number for number in (theirs, ours) if number]
+            await anyio.run_process(["scancel", *numbers], env={**os.environ, "SLURM_CONF": str(slurm.conf)})
+            await runner.master.close()
+            server.stop()
 
 
 @pytest.fixture
