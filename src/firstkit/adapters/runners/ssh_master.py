@@ -186,13 +186,9 @@ class SshMaster:
         raise NotConnected(f"the login at {self.place.host} is over, and `renew` failed: {words}", expired=True)
 
     # --------------------------------------------------------------------------------------------------------- control
-    async def control(self, verb: str, *rest: str) -> Ended:
-        """Tell the connection's process something (`forward`, `cancel`)."""
-        return await self._control(verb, *rest)
-
-    async def _control(self, verb: str, *rest: str) -> Ended:
-        options = ["-o", "ClearAllForwardings=no"] if rest else []
-        argv = self.argv("-O", verb, *options, *rest, self.place.host)
+    async def _control(self, verb: str) -> Ended:
+        """Tell the connection's process something."""
+        argv = self.argv("-O", verb, self.place.host)
         return await run_here(argv, environment=self.environment, within_s=CHECK_S)
 
     async def _alive(self) -> bool:
