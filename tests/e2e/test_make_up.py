@@ -2,7 +2,10 @@
 """What a person sees of `make up`: one URL, a real engine, every byte."""
 
 import json
+import shutil
 import stat
+import subprocess
+import sys
 
 import pytest
 from installation import Installation
@@ -56,3 +59,14 @@ def test_nobody_is_served_without_a_key(demo: Installation) -> None:
     status, _, answer = demo.request("POST", "/v1/chat/completions", body, key="fk-00000000-nonsense")
     assert status == 401
     assert json.loads(answer)["error"]["code"] == "invalid_api_key"
+
+
+def test_the_curl_line_and_the_python_snippet_that_it_prints_work_as_they_are(demo: Installation) -> None:
+    _, curl, snippet = demo.said()[demo.said().index("first: ready") :].split("\n\n")[:3]
+    assert curl.startswith("curl ")
+    if shutil.which("curl") is not None:
+        done = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=60, check=False)
+        assert done.stdout.strip().endswith("data: [DONE]"), done.stdout + done.stderr
+    done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
