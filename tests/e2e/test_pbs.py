@@ -157,7 +157,7 @@ def test_the_doctor_runs_a_job_and_finds_it_gone(running: Installation) -> None:
     done = running.first("doctor", "here", "--config", "first.yaml", "--json", within_s=120.0)
     checks = {one["check"]: one for one in json.loads(done.stdout)}
     assert {name for name, one in checks.items() if one["state"] == "fail"} == set(), done.stdout
-    assert checks["here: test job"]["detail"].endswith("ran, was cancelled, and is gone")
+    assert checks["here: test job"]["detail"].endswith("was cancelled and is gone")
 
 
 def test_somebody_elses_qdel_ends_an_instance_as_cancelled_and_another_is_started(

@@ -79,7 +79,7 @@ def test_slurm_says_what_it_would_do_with_what_is_rendered(running: Installation
     assert taken.returncode == 0, taken.stderr
     answer = json.loads(taken.stdout)["the scheduler's answer"]
     assert re.fullmatch(
-        r"accepted, and would start in .* \(using \d+ processors on nodes c\d in partition gpu\)", answer
+        r"accepted, and would start (at once|in .*) \(using \d+ processors on nodes c\d in partition gpu\)", answer
     )
     for name, words in (
         ("refused", "Invalid partition name specified"),

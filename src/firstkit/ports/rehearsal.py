@@ -26,8 +26,10 @@ class Rehearsed:
             return f"no answer: {self.detail}"
         if not self.accepted:
             return f"refused: {self.detail}"
-        start = "" if self.starts_in_s is None else f", and would start in {format_duration(self.starts_in_s)}"
-        return f"accepted{start} ({self.detail})"
+        if self.starts_in_s is None:
+            return f"accepted ({self.detail})"
+        start = "at once" if self.starts_in_s < 1 else f"in {format_duration(self.starts_in_s)}"
+        return f"accepted, and would start {start} ({self.detail})"
 
 
 @runtime_checkable

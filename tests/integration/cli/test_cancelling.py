@@ -4,6 +4,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from firstkit.apps.cli.cancelling import cancel_all
 from firstkit.apps.naming import leave_installation
 from firstkit.core.errors import SiteError
 from firstkit.core.settings import StoreSettings
+from firstkit.testing.slurm import RealSlurm
 
 OURS, THEIRS = "aaaaaaaa", "bbbbbbbb"
 CONFIG = """\
@@ -99,3 +101,33 @@ def test_without_either_nothing_is_cancelled_until_one_is_named(config: Path, tm
     assert not (tmp_path / "first.db").exists()
     assert cancel_all("here", config=config, data=tmp_path, installation=THEIRS) == [other]
     assert mine in live(tmp_path / "run")
+
+
+def waiting_or_running(slurm: RealSlurm) -> set[str]:
+    return set(slurm.run("squeue", "-h", "-t", "PENDING,RUNNING", "-o", "%i").stdout.split())
+
+
+@pytest.mark.slurm
+def test_at_a_real_slurm_only_jobs_of_ours_are_cancelled_though_store_and_controller_are_lost(
+    slurm: RealSlurm, tmp_path: Path
+) -> None:
+    scheduler = f"{{kind: slurm, conf: {slurm.conf}}}"
+    text = CONFIG.format(python=sys.executable, run_dir=tmp_path / "run")
+    config = tmp_path / "first.yaml"
+    config.write_text(text.replace(f"{{kind: local, python: {sys.executable}}}", scheduler))
+    names = {f"first-{OURS}-j-000000000001", f"first-{OURS}-j-000000000002"}
+    others = {f"first-{THEIRS}-j-000000000003", f"first-{OURS}x-j-000000000004", "somebody's own"}
+    numbers: dict[str, str] = {}
+    try:
+        for name in sorted(names | others):
+            said = slurm.run("sbatch", "--parsable", "-J", name, "-o", "/dev/null", "--wrap", "sleep 300")
+            assert said.returncode == 0, said.stderr
+            numbers[name] = said.stdout.strip()
+        assert set(cancel_all("here", config=config, data=tmp_path, installation=OURS)) == names
+        end = time.monotonic() + 60
+        while {numbers[name] for name in names} & (left := waiting_or_running(slurm)):
+            assert time.monotonic() < end, left
+            time.sleep(0.05)
+        assert {numbers[name] for name in others} <= left
+    finally:
+        slurm.run("scancel", *numbers.values())

@@ -16,6 +16,9 @@ from firstkit.config.environment import read_environment
 if TYPE_CHECKING:
     from firstkit.adapters.clients.http import Client
 
+CONTROLLER_SILENT_S = 15.0
+"""A controller that has given no sign of life for so long is taken for dead."""
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -64,3 +67,9 @@ def operate(asked: Asked) -> Client:
     from firstkit.adapters.clients.http import Client
 
     return Client(operator_target(asked, read_environment()))
+
+
+def controller_acts(health: dict[str, Any]) -> bool:
+    """Tell from the service's health whether there is a controller that carries out what it is asked."""
+    silent_s = health["controller_silent_s"]
+    return silent_s is not None and silent_s < CONTROLLER_SILENT_S

@@ -9,27 +9,28 @@ import shutil
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import anyio
 
 from firstkit.adapters.engines.registry import load_engines
+from firstkit.apps.cli.checks import Check, State, Tell, said
+from firstkit.apps.cli.rendering import rendered
+from firstkit.apps.cli.trial import Trial
 from firstkit.apps.clusters import connections, runner_for, scheduler_for
 from firstkit.config.environment import read_environment
 from firstkit.config.loading import Loaded, load
 from firstkit.core import ids
-from firstkit.core.catalog import Cluster, Deployment, Resources
+from firstkit.core.catalog import Catalog, Cluster, Deployment
 from firstkit.core.errors import ConfigError, FirstError, NotFound
 from firstkit.core.nearest import nearest, or_list
 from firstkit.core.units import format_bytes, format_duration
 from firstkit.ports.engine import Engine
+from firstkit.ports.rehearsal import Rehearsing
 from firstkit.ports.runner import Command, Done, RemoteFile, Result, Runner
-from firstkit.ports.scheduler import Accepted, JobPhase, Scheduler, SeenJob, Submission
+from firstkit.ports.scheduler import Scheduler
 
 DEADLINE_S = 30.0
-JOB_S = 60.0
 SOCKET_LIMIT = 100
 LOGIN_SHORT_S = 3600.0
 LOW_DISK = 2_000_000_000
@@ -37,19 +38,20 @@ _VERSION = "import sys; print('%d.%d.%d' % sys.version_info[:3]); sys.exit(sys.v
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """What one look found; `skip` was not looked at, and says why."""
+class Wish:
+    """What to look at: one cluster or all, with a test job or without, for which deployment, how long to wait."""
 
-    name: str
-    state: Literal["ok", "warn", "fail", "skip"]
-    detail: str
-
-
-Tell = Callable[[Check], None]
+    cluster: str | None = None
+    with_job: bool = True
+    deployment: str | None = None
+    wait_s: float = 300.0
 
 
-def examine(config: Path, *, data: Path, cluster: str | None, with_job: bool, tell: Tell) -> None:
-    """Check the file, the state folder and the cluster (all of them without a name)."""
+def examine(config: Path, *, data: Path, wish: Wish, tell: Tell, remark: Callable[[str], None]) -> None:
+    """Check the file, the state folder and the cluster (all of them without a name), in the order of their needs.
+
+    `remark` gets what is worth knowing while something takes its time.
+    """
     engines = load_engines()
     try:
         loaded = load(config, data_dir=data, environ=read_environment(), engines=engines)
@@ -59,16 +61,37 @@ def examine(config: Path, *, data: Path, cluster: str | None, with_job: bool, te
         return
     tell(Check(name="file", state="ok", detail=f"{config} is right"))
     catalog = loaded.catalog
-    if cluster is not None and cluster not in catalog.clusters:
-        close = nearest(cluster, catalog.clusters) or tuple(catalog.clusters)[:5]
-        raise NotFound(f"there is no cluster {cluster!r} in {config}; did you mean {or_list(close)}?")
+    wanted = _wanted(catalog, wish, config)
     for check in state_folder(loaded):
         tell(check)
-    for name, item in catalog.clusters.items():
-        if cluster in {None, name}:
-            deployments = [one for one in catalog.deployments.values() if one.cluster == name]
-            look = partial(_cluster, item, deployments, engines, tell, with_job=with_job)
-            anyio.run(partial(look, data=Path(loaded.settings.data_dir)))
+    for cluster in wanted:
+        visit = _Visit(
+            cluster=cluster,
+            deployments=[one for one in catalog.deployments.values() if one.cluster == cluster.name],
+            engines=engines,
+            loaded=loaded,
+            wish=wish,
+            tell_check=tell,
+            remark=remark,
+        )
+        anyio.run(visit.run)
+
+
+def _wanted(catalog: Catalog, wish: Wish, config: Path) -> list[Cluster]:
+    """List the clusters to look at; a name that is not there is an error that names the nearest."""
+    name = wish.cluster
+    if wish.deployment is not None:
+        deployment = catalog.deployments.get(wish.deployment)
+        if deployment is None or deployment.cluster is None or name not in {None, deployment.cluster}:
+            where = f"cluster {name}" if name else "a cluster"
+            raise NotFound(f"there is no deployment {wish.deployment!r} at {where} in {config}")
+        name = deployment.cluster
+    if name is None:
+        return list(catalog.clusters.values())
+    if name not in catalog.clusters:
+        close = nearest(name, catalog.clusters) or tuple(catalog.clusters)[:5]
+        raise NotFound(f"there is no cluster {name!r} in {config}; did you mean {or_list(close)}?")
+    return [catalog.clusters[name]]
 
 
 def state_folder(loaded: Loaded) -> list[Check]:
@@ -92,212 +115,202 @@ def state_folder(loaded: Loaded) -> list[Check]:
 
 def _disk(name: str, folder: Path) -> Check:
     free = shutil.disk_usage(folder).free
-    state: Literal["ok", "warn"] = "ok" if free >= LOW_DISK else "warn"
+    state: State = "ok" if free >= LOW_DISK else "warn"
     return Check(name=name, state=state, detail=f"{format_bytes(free)} free at {folder}")
 
 
-async def _cluster(
-    cluster: Cluster,
-    deployments: list[Deployment],
-    engines: Mapping[str, Engine],
-    tell: Tell,
-    *,
-    with_job: bool,
-    data: Path,
-) -> None:
-    """Check one cluster, through its own runner."""
-    masters = connections(data)
-    try:
-        await _reached(
-            cluster, deployments, engines, tell, with_job=with_job, runner=runner_for(cluster, masters=masters)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Visit:
+    """One cluster, from the login to the test job; what needs what has failed is not tried."""
+
+    cluster: Cluster
+    deployments: list[Deployment]
+    engines: Mapping[str, Engine]
+    loaded: Loaded
+    wish: Wish
+    tell_check: Tell
+    remark: Callable[[str], None]
+
+    async def run(self) -> None:
+        """Look at everything, over one connection."""
+        masters = connections(Path(self.loaded.settings.data_dir))
+        installation = ids.installation_id(secrets.token_bytes(5))  # none that a controller would look after
+        try:
+            runner = runner_for(self.cluster, masters=masters)
+            scheduler = scheduler_for(self.cluster, installation=installation)
+            await self._look(runner, scheduler, installation)
+        except FirstError as error:
+            self._tell("adapters", "fail", error.message)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await masters.close()
+
+    async def _look(self, runner: Runner, scheduler: Scheduler, installation: str) -> None:
+        gated = bool(self.cluster.runner.options.get("gate"))
+        if not await self._login(runner) or not (gated or await self._commands(runner, scheduler)):
+            return
+        if not await self._run_dir(runner, scheduler) or not await self._listing(runner, scheduler):
+            return
+        if gated:
+            self._tell("engines", "skip", "the gate runs no commands but the scheduler's")
+            self._tell("test job", "skip", "the gate submits no jobs but this installation's deployments")
+            return
+        for deployment in self.deployments:
+            await self._rehearse(deployment, runner, scheduler)
+        if self.wish.with_job:
+            await self._trial(runner, scheduler, installation).run()
+            return
+        await self._python(runner)
+        for deployment in self.deployments:
+            await self._engine(deployment, runner)
+        self._tell("test job", "skip", "not asked for")
+
+    def _trial(self, runner: Runner, scheduler: Scheduler, installation: str) -> Trial:
+        named = [one for one in self.deployments if self.wish.deployment in {None, one.name}]
+        return Trial(
+            cluster=self.cluster,
+            deployments=self.deployments,
+            stood_for=named[0] if named else None,
+            engines=self.engines,
+            runner=runner,
+            scheduler=scheduler,
+            installation=installation,
+            control_urls=[f"unix:{Path(self.loaded.settings.data_dir) / 'run/api.sock'}"],
+            wait_s=self.wish.wait_s,
+            tell=self.tell_check,
+            remark=self.remark,
         )
-    except FirstError as error:
-        tell(Check(name=f"{cluster.name}: adapters", state="fail", detail=error.message))
-    finally:
-        await masters.close()
 
-
-async def _reached(
-    cluster: Cluster,
-    deployments: list[Deployment],
-    engines: Mapping[str, Engine],
-    tell: Tell,
-    *,
-    with_job: bool,
-    runner: Runner,
-) -> None:
-    """Check a cluster from the login to the test job; what needs what has failed is not tried."""
-    where = f"{cluster.name}: "
-    installation = ids.installation_id(secrets.token_bytes(5))  # none that a controller would look after
-    scheduler = scheduler_for(cluster, installation=installation)
-    if not await _login(cluster, runner, where, tell):
-        return
-    folder = await _run_dir(cluster, runner, scheduler, where, tell)
-    if cluster.runner.options.get("gate"):
-        tell(Check(name=where + "engines", state="skip", detail="the gate runs no commands but the scheduler's"))
-    else:
-        await _python(cluster, runner, where, tell)
-    for deployment in deployments if not cluster.runner.options.get("gate") else ():
-        await _engine(deployment, engines[deployment.engine.kind], runner, where, tell)
-    if not folder:
-        return
-    seen = scheduler.parse(await runner.run(scheduler.observe(), deadline_s=DEADLINE_S))
-    listing = Check(name=where + "scheduler", state="ok", detail=f"{cluster.scheduler.kind} lists its jobs")
-    if not seen.complete:
-        said = seen.detail or "it did not list its jobs"
-        listing = Check(name=where + "scheduler", state="fail", detail=f"{cluster.scheduler.kind}: {said}")
-    tell(listing)
-    if not with_job:
-        tell(Check(name=where + "test job", state="skip", detail="not asked for"))
-    elif seen.complete:
-        tell(await _job(cluster, runner, scheduler, installation, where))
-
-
-async def _login(cluster: Cluster, runner: Runner, where: str, tell: Tell) -> bool:
-    """See whether we are let in at all, and for how long yet."""
-    if cluster.runner.kind == "local":
+    async def _login(self, runner: Runner) -> bool:
+        """See whether we are let in at all, and for how long yet."""
+        if self.cluster.runner.kind == "local":
+            self._tell("reach", "ok", "commands run on this machine")
+            return True
+        login = await runner.login()
+        if not login.well:
+            self._tell("reach", "fail", login.detail)
+            return False
+        left = "" if login.left_s is None else f"; its certificate is good for another {format_duration(login.left_s)}"
+        state: State = "ok" if login.left_s is None or login.left_s > LOGIN_SHORT_S else "warn"
+        self._tell("reach", state, f"{self.cluster.runner.kind} lets us in{left}")
         return True
-    login = await runner.login()
-    if not login.well:
-        tell(Check(name=where + "login", state="fail", detail=login.detail))
-        return False
-    left = "" if login.left_s is None else f"; its certificate is good for another {format_duration(login.left_s)}"
-    state: Literal["ok", "warn"] = "ok" if login.left_s is None or login.left_s > LOGIN_SHORT_S else "warn"
-    tell(Check(name=where + "login", state=state, detail=f"{cluster.runner.kind} lets us in{left}"))
-    return True
 
-
-async def _run_dir(cluster: Cluster, runner: Runner, scheduler: Scheduler, where: str, tell: Tell) -> bool:
-    """Write into the run directory what the scheduler needs there, and look at its disk."""
-    probe = RemoteFile(path=f"{cluster.run_dir}/.doctor", data=secrets.token_bytes(8))
-    files = [RemoteFile(path=f"{cluster.run_dir}/{name}", data=data) for name, data in scheduler.files().items()]
-    result = await runner.put([probe, *files], deadline_s=DEADLINE_S)
-    if not isinstance(result, Done) or result.code != 0:
-        tell(
-            Check(name=where + "run_dir", state="fail", detail=f"{cluster.run_dir} cannot be written: {_said(result)}")
-        )
-        return False
-    read = await runner.read_many([probe.path], deadline_s=DEADLINE_S)
-    same = isinstance(read, Mapping) and read.get(probe.path) == probe.data
-    if not same:
-        tell(
-            Check(name=where + "run_dir", state="fail", detail=f"what is written to {cluster.run_dir} is not read back")
-        )
-        return False
-    socket = f"{cluster.run_dir}/j-{'0' * 12}/i-{'0' * 12}/e.sock"
-    note = (
-        ""
-        if len(socket) <= SOCKET_LIMIT
-        else "; its path is long, so engines' sockets lie in the jobs' temporary folder"
-    )
-    tell(Check(name=where + "run_dir", state="ok", detail=f"{cluster.run_dir} can be written{note}"))
-    if cluster.runner.kind == "local":
-        tell(_disk(where + "disk", Path(cluster.run_dir)))
-    return True
-
-
-async def _python(cluster: Cluster, runner: Runner, where: str, tell: Tell) -> None:
-    """Look which Python would run the launcher, after the cluster's setup lines."""
-    python = str(cluster.scheduler.options.get("python") or ("" if cluster.scheduler.kind == "local" else "python3"))
-    if not python:
-        tell(Check(name=where + "python", state="ok", detail="firstkit's own runs the launcher"))
-        return
-    script = f'{cluster.setup}\nexec {python} -I -c "{_VERSION}"\n'
-    result = (await runner.run([Command(argv=("bash", "-l"), stdin=script.encode())], deadline_s=DEADLINE_S))[0]
-    if isinstance(result, Done) and result.code == 0:
-        tell(Check(name=where + "python", state="ok", detail=f"{python} is {result.out.decode().strip()}"))
-        return
-    detail = f"{python} is missing or older than 3.9 ({_said(result)}); let `setup` put a newer one first in PATH"
-    tell(Check(name=where + "python", state="fail", detail=detail))
-
-
-async def _engine(deployment: Deployment, engine: Engine, runner: Runner, where: str, tell: Tell) -> None:
-    """Look whether the program that starts the engine and the files it reads are there."""
-    name = f"{where}{deployment.name}"
-    launch = engine.launch(deployment)
-    program = launch.argv[0]
-    wanted = [("files", path) for path in launch.files]
-    commands = [Command(argv=("test", "-r", path)) for _, path in wanted]
-    if "{" not in program:
-        commands.append(Command(argv=("bash", "-c", 'command -v -- "$1"', "doctor", program)))
-        wanted.append(("program", program))
-    for (kind, what), result in zip(wanted, await runner.run(commands, deadline_s=DEADLINE_S), strict=True):
+    async def _commands(self, runner: Runner, scheduler: Scheduler) -> bool:
+        """See the scheduler's commands, and which version they are of."""
+        kind = self.cluster.scheduler.kind
+        if not isinstance(scheduler, Rehearsing):
+            return True
+        (result,) = await runner.run([scheduler.version()], deadline_s=DEADLINE_S)
         if isinstance(result, Done) and result.code == 0:
-            continue
-        setup = " (perhaps `setup` would bring it; this check does not run it)" if kind == "program" else ""
-        detail = f"{what} is not there or cannot be read{setup}"
-        tell(Check(name=name, state="warn" if kind == "program" else "fail", detail=detail))
-        return
-    tell(
-        Check(
-            name=name, state="ok", detail=f"{deployment.engine.kind}: program and {len(launch.files)} files are there"
+            self._tell("commands", "ok", f"{kind}: {result.out.decode(errors='replace').strip()}")
+            return True
+        self._tell(
+            "commands",
+            "fail",
+            f"{kind}'s commands do not run there: {said(result)}; install its client, or name the machine that has "
+            "it with `runner`",
         )
-    )
+        return False
 
+    async def _run_dir(self, runner: Runner, scheduler: Scheduler) -> bool:
+        """Write into the run directory what the scheduler needs there, read back, and look at its disk."""
+        run_dir = self.cluster.run_dir
+        probe = RemoteFile(path=f"{run_dir}/.doctor", data=secrets.token_bytes(8))
+        files = [RemoteFile(path=f"{run_dir}/{name}", data=data) for name, data in scheduler.files().items()]
+        result = await runner.put([probe, *files], deadline_s=DEADLINE_S)
+        if not isinstance(result, Done) or result.code != 0:
+            self._tell(
+                "run_dir",
+                "fail",
+                f"{run_dir} cannot be written: {said(result)}; let `run_dir` name a folder of ours that nodes share",
+            )
+            return False
+        read = await runner.read_many([probe.path], deadline_s=DEADLINE_S)
+        clearing = Command(argv=("rm", "-f", probe.path))
+        if not isinstance(read, Mapping) or read.get(probe.path) != probe.data:
+            self._tell("run_dir", "fail", f"what is written to {run_dir} is not read back")
+            return False
+        long = len(f"{run_dir}/j-{'0' * 12}/i-{'0' * 12}/e.sock") > SOCKET_LIMIT
+        note = "; its path is long, so engines' sockets lie in the jobs' temporary folder" if long else ""
+        looking = Command(argv=("df", "-Pk", run_dir))
+        _, room = await runner.run([clearing, looking], deadline_s=DEADLINE_S)  # a gate lets neither by
+        free = _free_bytes(room)
+        if free is not None:
+            note = f", {format_bytes(free)} free{note}"
+        state: State = "ok" if free is None or free >= LOW_DISK else "warn"
+        self._tell("run_dir", state, f"{run_dir} can be written{note}")
+        return True
 
-async def _job(cluster: Cluster, runner: Runner, scheduler: Scheduler, installation: str, where: str) -> Check:
-    """Submit a job that sleeps, see it run, cancel it, and see it gone."""
-    name = where + "test job"
-    job = ids.job_id(secrets.token_bytes(8))
-    folder = f"{cluster.run_dir}/{job}"
-    submission = Submission(
-        tag=ids.tag(installation=installation, job=job),
-        run_dir=folder,
-        script=f"{folder}/start.sh",
-        resources=Resources(walltime_s=300.0),
-    )
-    script = RemoteFile(path=submission.script, data=b"#!/bin/sh\nexec sleep 240\n", mode=0o700)
-    put = await runner.put([script], deadline_s=DEADLINE_S)
-    if not isinstance(put, Done) or put.code != 0:
-        return Check(name=name, state="fail", detail=f"its script cannot be written: {_said(put)}")
-    try:
-        answer = scheduler.parse_submit((await runner.run([scheduler.submit(submission)], deadline_s=DEADLINE_S))[0])
-        if not isinstance(answer, Accepted):
-            return Check(name=name, state="fail", detail=f"the scheduler did not take it: {answer.detail}")
-        looked = {job: answer.scheduler_id}
-        running = await _until(runner, scheduler, looked, {JobPhase.RUNNING, JobPhase.ENDED})
-        await runner.run(scheduler.cancel([answer.scheduler_id]), deadline_s=DEADLINE_S)
-        ended = await _until(runner, scheduler, looked, {JobPhase.ENDED})
-    finally:
-        with anyio.CancelScope(shield=True):
-            await runner.remove([folder], deadline_s=DEADLINE_S)
-    if ended is None:
-        return Check(
-            name=name,
-            state="fail",
-            detail=f"job {answer.scheduler_id} was cancelled and is still there; cancel it by hand",
+    async def _listing(self, runner: Runner, scheduler: Scheduler) -> bool:
+        """See whether the scheduler itself answers."""
+        kind = self.cluster.scheduler.kind
+        seen = scheduler.parse(await runner.run(scheduler.observe(), deadline_s=DEADLINE_S))
+        if seen.complete:
+            self._tell("scheduler", "ok", f"{kind} lists its jobs")
+        else:
+            self._tell("scheduler", "fail", f"{kind}: {seen.detail or 'it did not list its jobs'}")
+        return seen.complete
+
+    async def _rehearse(self, deployment: Deployment, runner: Runner, scheduler: Scheduler) -> None:
+        """Ask whether the scheduler would take a deployment's job: its partition, account, walltime and resources."""
+        name = f"{deployment.name} as a job"
+        if not isinstance(scheduler, Rehearsing):
+            self._tell(name, "skip", f"{self.cluster.scheduler.kind} has no dry run; the test job shows")
+            return
+        rendering = rendered(self.loaded, deployment, self.engines)
+        commands = scheduler.rehearse(rendering.submission, script=rendering.script)
+        answer = scheduler.read_rehearsal(await runner.run(commands, deadline_s=DEADLINE_S))
+        state: State = "warn" if answer.accepted is None else "ok" if answer.accepted else "fail"
+        advice = "" if answer.accepted in {None, True} else "; mend `resources` of the deployment or `scheduler`"
+        self._tell(name, state, f"{answer}{advice}")
+
+    async def _python(self, runner: Runner) -> None:
+        """Look which Python would run the launcher, after the cluster's setup lines, here at least."""
+        cluster = self.cluster
+        local = cluster.scheduler.kind == "local"
+        python = str(cluster.scheduler.options.get("python") or ("" if local else "python3"))
+        if not python:
+            self._tell("python", "ok", "firstkit's own runs the launcher")
+            return
+        script = f'{cluster.setup}\nexec {python} -I -c "{_VERSION}"\n'
+        (result,) = await runner.run([Command(argv=("bash", "-l"), stdin=script.encode())], deadline_s=DEADLINE_S)
+        if isinstance(result, Done) and result.code == 0:
+            self._tell("python", "ok", f"{python} is {result.out.decode().strip()}")
+            return
+        self._tell(
+            "python",
+            "fail",
+            f"{python} is missing or older than 3.9 ({said(result)}); let `setup` put a newer one first in PATH",
         )
-    if running is None:
-        return Check(name=name, state="warn", detail=f"it waited for {JOB_S:.0f} s without starting and was cancelled")
-    if running.phase is JobPhase.ENDED:
-        return Check(name=name, state="fail", detail=f"it ended at once: {running.detail or running.reason}")
-    return Check(name=name, state="ok", detail=f"job {answer.scheduler_id} ran, was cancelled, and is gone")
+
+    async def _engine(self, deployment: Deployment, runner: Runner) -> None:
+        """Look whether the program that starts the engine and the files it reads are there."""
+        launch = self.engines[deployment.engine.kind].launch(deployment)
+        program = launch.argv[0]
+        wanted = [("files", path) for path in launch.files]
+        commands = [Command(argv=("test", "-r", path)) for _, path in wanted]
+        if "{" not in program and deployment.engine.container is None:
+            commands.append(Command(argv=("bash", "-c", 'command -v -- "$1"', "doctor", program)))
+            wanted.append(("program", program))
+        for (kind, what), result in zip(wanted, await runner.run(commands, deadline_s=DEADLINE_S), strict=True):
+            if isinstance(result, Done) and result.code == 0:
+                continue
+            setup = " (perhaps `setup` would bring it; this check does not run it)" if kind == "program" else ""
+            self._tell(
+                deployment.name,
+                "warn" if kind == "program" else "fail",
+                f"{what} is not there or cannot be read{setup}",
+            )
+            return
+        found = f"{deployment.engine.kind}: program and {len(launch.files)} files are there"
+        self._tell(deployment.name, "ok", found)
+
+    def _tell(self, name: str, state: State, detail: str) -> None:
+        self.tell_check(Check(name=f"{self.cluster.name}: {name}", state=state, detail=detail))
 
 
-async def _until(
-    runner: Runner, scheduler: Scheduler, looked: Mapping[str, str], phases: set[JobPhase]
-) -> SeenJob | None:
-    """Look until the job (our id to the scheduler's) is in one of these phases; None when the time is over.
-
-    One that a whole listing lacks has ended, if only a second source could say how.
-    """
-    (scheduler_id,) = looked.values()
-    with anyio.move_on_after(JOB_S):
-        while True:
-            seen = scheduler.parse(await runner.run(scheduler.observe(), deadline_s=DEADLINE_S))
-            found = next((job for job in seen.jobs if job.scheduler_id == scheduler_id), None)
-            if found is None and seen.complete:
-                told = scheduler.parse_recalled(await runner.run(scheduler.recall(looked), deadline_s=DEADLINE_S))
-                gone = SeenJob(scheduler_id=scheduler_id, tag="", phase=JobPhase.ENDED, detail="it is not listed")
-                found = next(iter(told), gone)
-            if found is not None and found.phase in phases:
-                return found
-            await anyio.sleep(0.2)
-    return None
-
-
-def _said(result: Result) -> str:
-    if isinstance(result, Done):
-        words = (result.err or result.out).decode(errors="replace").strip()
-        return words.splitlines()[-1] if words else f"exit code {result.code}"
-    return result.detail
+def _free_bytes(result: Result) -> int | None:
+    """Read the room from `df -Pk`; None when it does not tell."""
+    lines = result.out.decode(errors="replace").splitlines() if isinstance(result, Done) and result.code == 0 else []
+    fields = lines[-1].split() if lines else []
+    return int(fields[3]) * 1024 if len(fields) > 3 and fields[3].isdigit() else None

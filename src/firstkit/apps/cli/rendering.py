@@ -76,7 +76,11 @@ def render(name: str, *, config: Path, data: Path) -> Rendering:
     """
     engines = load_engines()
     loaded = load(config, data_dir=data, environ=read_environment(), engines=engines)
-    deployment = deployment_of(loaded.catalog, name)
+    return rendered(loaded, deployment_of(loaded.catalog, name), engines)
+
+
+def rendered(loaded: Loaded, deployment: Deployment, engines: Mapping[str, Engine]) -> Rendering:
+    """Render one deployment of a file that has been read."""
     prepared, scheduler = prepare(loaded, deployment, engines, installation=INSTALLATION)
     parts = {"submitted with": shlex.join(scheduler.submit(prepared.submission).argv)}
     for file in reversed(prepared.files):  # the script first

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import click
 
 from firstkit.adapters.clients.target import Asked
-from firstkit.apps.cli.connecting import connected, operate, state_folder
+from firstkit.apps.cli.connecting import connected, controller_acts, operate, state_folder
 from firstkit.apps.cli.durations import Duration
 from firstkit.apps.cli.printing import json_option, print_json
 from firstkit.core.errors import FirstError, SiteError, Unavailable
@@ -48,29 +49,44 @@ def stop_command(
 ) -> None:
     r"""Cancel every job of ours on a cluster, and submit no more until `first resume`.
 
-    When the service does not answer, the jobs are cancelled at the scheduler from here, by the tag that they carry.
+    When the service does not answer, or no controller is alive, the jobs are cancelled at the scheduler from here, by
+    the tag that they carry; jobs of other installations are left alone.
 
     \b
     first stop sophia --note "maintenance" --for 8h
     first stop sophia --direct --config first.yaml
     """
+    told = False
     if not direct:
         try:
             with operate(asked) as client:
                 body = {"for_s": for_s, "note": note}
                 row = client.send("PUT", f"/api/v1/overrides/stop/{quote(cluster, safe='')}", json=body)
+                told = True
+                acts = controller_acts(client.get("/api/v1/health"))
         except (SiteError, Unavailable) as error:
             click.echo(f"first: {error.message}; cancelling at the scheduler instead", err=True)
         else:
-            if as_json:
-                print_json(row)
-            else:
-                click.echo(
-                    f"{cluster} is stopped: its jobs are being cancelled, and none is submitted until "
-                    f"`first resume {cluster}`."
-                )
-            return
+            if acts:
+                _say_stopped(cluster, row, as_json=as_json)
+                return
+            click.echo("first: no controller is alive to cancel them; cancelling at the scheduler instead", err=True)
     _cancel_directly(cluster, asked, config, installation, as_json=as_json)
+    if not told:
+        click.echo(
+            f"first: the store was not told, so a controller may submit again; run `first stop {cluster}` once the "
+            "service answers",
+            err=True,
+        )
+
+
+def _say_stopped(cluster: str, row: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(row)
+        return
+    click.echo(
+        f"{cluster} is stopped: its jobs are being cancelled, and none is submitted until `first resume {cluster}`."
+    )
 
 
 def _cancel_directly(
@@ -86,11 +102,6 @@ def _cancel_directly(
         click.echo(
             f"{len(cancelled)} jobs were cancelled at {cluster}" + (f": {', '.join(cancelled)}" if cancelled else "")
         )
-    click.echo(
-        f"first: the store was not told, so a controller may submit again; run `first stop {cluster}` once the service "
-        "answers",
-        err=True,
-    )
 
 
 @click.command("resume")
