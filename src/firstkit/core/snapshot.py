@@ -127,6 +127,7 @@ def statuses(
                 max_model_len=model.max_model_len or (max(lengths) if lengths else None),
                 paths=served,
                 relief=any(item.relief for item in each),
+                relief_s=min((item.relief_s for item in each if item.relief_s is not None), default=None),
                 notices=tuple(dict.fromkeys(notice for view in mine for notice in view.notices)),
             )
         )
@@ -149,15 +150,14 @@ def _status(view: View, instances: Sequence[Instance], jobs: Mapping[str, Job], 
     """Say how one deployment is doing."""
     model = view.deployment.model
     ready = [item for item in instances if item.state is InstanceState.READY and item.contact is not Contact.LOST]
-    coming = [item for item in instances if item.state in _COMING]
+    coming = (_coming(view, item, jobs.get(item.job or ""), now) for item in instances if item.state in _COMING)
+    best = min(coming, key=_rank, default=None)
     if ready:
         since = min(item.ready_at or now for item in ready)
-        return ModelStatus(
-            model=model, heat=Heat.HOT, reason=Reason.SERVING, for_s=now - since, to_hot_s=0.0, relief=bool(coming)
-        )
-    if coming:
-        best = min((_coming(view, item, jobs.get(item.job or ""), now) for item in coming), key=_rank)
-        return replace(best, relief=True)
+        status = ModelStatus(model=model, heat=Heat.HOT, reason=Reason.SERVING, for_s=now - since, to_hot_s=0.0)
+        return replace(status, relief=best is not None, relief_s=best.to_hot_s if best is not None else None)
+    if best is not None:
+        return replace(best, relief=True, relief_s=best.to_hot_s)
     changes, standing = view.changes, view.standing
     eta = to_hot_s(view.usual, queued_for_s=None, booting_for_s=None, loading_for_s=None)
     if changes.verdict is Reason.BACKING_OFF and eta is not None:

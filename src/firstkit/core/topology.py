@@ -73,7 +73,8 @@ class ModelStatus:
     """How a model is doing, for people who wait. Times are durations as of the snapshot; None is unknown.
 
     `held` means that its start failed so often that nothing is tried any more until an operator acts (reason, detail).
-    `relief`: another instance is on its way beside those that serve. `notices` are announcements for those who use it.
+    `relief`: another instance is on its way beside those that serve, in `relief_s` as far as is known. `notices` are
+    announcements for those who use it.
     """
 
     model: str
@@ -89,6 +90,7 @@ class ModelStatus:
     max_model_len: int | None = None
     paths: frozenset[str] = frozenset()
     relief: bool = False
+    relief_s: float | None = None
     notices: tuple[str, ...] = ()
 
 

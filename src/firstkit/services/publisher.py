@@ -222,12 +222,19 @@ def _endless(found: Sequence[Route]) -> list[Route]:
 
 def _same_model(old: ModelStatus, new: ModelStatus, passed_s: float) -> bool:
     """Compare two statuses of a model, the older one grown older by itself."""
-    if replace(old, for_s=0.0, to_hot_s=None) != replace(new, for_s=0.0, to_hot_s=None):
+    timeless = {"for_s": 0.0, "to_hot_s": None, "relief_s": None}
+    if replace(old, **timeless) != replace(new, **timeless):  # pyright: ignore[reportArgumentType]
         return False
     begun = old.for_s > 0.0 or new.for_s > 0.0
     if begun and abs(old.for_s + passed_s - new.for_s) > _NOTABLE_S:
         return False
-    if old.to_hot_s is None or new.to_hot_s is None:
-        return old.to_hot_s is new.to_hot_s
-    expected = max(0.0, old.to_hot_s - passed_s) if begun else old.to_hot_s
-    return abs(expected - new.to_hot_s) <= max(_NOTABLE_S, _NOTABLE * new.to_hot_s)
+    return _as_foreseen(old.to_hot_s, new.to_hot_s, passed_s if begun else 0.0) and _as_foreseen(
+        old.relief_s, new.relief_s, passed_s
+    )
+
+
+def _as_foreseen(old: float | None, new: float | None, passed_s: float) -> bool:
+    """Tell whether a prediction is what the older one has come to."""
+    if old is None or new is None:
+        return old is new
+    return abs(max(0.0, old - passed_s) - new) <= max(_NOTABLE_S, _NOTABLE * new)

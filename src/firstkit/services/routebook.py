@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from firstkit.core.estimate import to_hot_left_s
 from firstkit.core.routing.candidates import NEVER
+from firstkit.core.routing.decision import RELIEF_S
 from firstkit.core.routing.pace import Pace
 from firstkit.core.topology import ModelStatus, Route, Snapshot
 from firstkit.services.leases import Lease, Leases, Slots
@@ -26,10 +27,12 @@ class Offer:
         self.wanted_at: float | None = None
         self.nudged_at: float | None = None
 
-    @property
-    def relief(self) -> bool:
-        """Tell whether another instance is on its way."""
-        return self.status is not None and self.status.relief
+    def relief_s(self, now: float) -> float | None:
+        """Say when another instance will be READY, by what is usual where that is not known; None if none comes."""
+        if self.status is None or not self.status.relief:
+            return None
+        told_s = self.status.relief_s
+        return RELIEF_S if told_s is None else max(0.0, told_s - (now - self.told_at))
 
     def to_hot_s(self, now: float) -> float | None:
         """Count the controller's prediction down."""

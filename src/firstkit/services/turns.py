@@ -38,10 +38,10 @@ class Turns:
     def choose(
         self, offer: Offer, want: Want, now: float, *, failed: Collection[str] = NONE, hold: bool = True
     ) -> Choice[Slots]:
-        """Choose an instance of the model; `hold`: rather none than one that may end too soon, if another one comes."""
-        relief = hold and offer.relief
+        """Choose an instance of the model; `hold`: none rather than one that may end too soon, if another one comes."""
+        relief_s = offer.relief_s(now) if hold else None
         return choose(
-            offer.slots, want, now=now, random=self._random, failed=failed, reserve=self.reserve, relief=relief
+            offer.slots, want, now=now, random=self._random, failed=failed, reserve=self.reserve, relief_s=relief_s
         )
 
     def choose_for(self, offer: Offer, ticket: Ticket, now: float, *, hold: bool = True) -> Choice[Slots]:

@@ -58,7 +58,7 @@ def standings(draw: st.DrawFn) -> list[Standing]:
                 paths=draw(st.frozensets(st.sampled_from(PATHS))),
             ),
             in_flight=draw(st.integers(0, 4)),
-            ends_at=draw(st.sampled_from([NEVER, NOW, NOW + 1.0, NOW + 2.0, NOW + UNKNOWN_S])),
+            ends_at=draw(st.sampled_from([NEVER, NOW, NOW + 1.0, NOW + 2.0, NOW + 40.0, NOW + UNKNOWN_S])),
             health=draw(healths),
             trials=draw(st.integers(0, 1)),
         )
@@ -96,15 +96,15 @@ def lasts(it: Standing) -> bool:
     return it.ends_at >= NOW + UNKNOWN_S
 
 
-@given(standings(), wants, failures, st.floats(0.0, 1.0, exclude_max=True), st.booleans())
+@given(standings(), wants, failures, st.floats(0.0, 1.0, exclude_max=True), st.sampled_from([None, 0.0, 60.0, 1000.0]))
 def test_the_choice_is_right(
     all_: list[Standing],
     want: Lane,
     failed: frozenset[str],
     chance: float,
-    relief: bool,
+    relief_s: float | None,
 ) -> None:
-    choice = choose(all_, want, now=NOW, random=lambda: chance, failed=failed, reserve=0.3, relief=relief)
+    choice = choose(all_, want, now=NOW, random=lambda: chance, failed=failed, reserve=0.3, relief_s=relief_s)
     fit = [it for it in all_ if fits(it, want, failed)]
     alive = [it for it in fit if sound(it)]
     lasting = [it for it in alive if lasts(it)]
@@ -120,9 +120,10 @@ def test_the_choice_is_right(
     elif choice.short:
         assert chosen is not None
         assert not lasting, "one that lives longer is waited for"
-        assert not relief, "and so is one that comes"
+        assert relief_s is None or relief_s > 60, "and so is one that comes soon"
+        assert relief_s is None or chosen.ends_at > NOW + 30
         assert chosen.ends_at == max(it.ends_at for it in alive if has_room(it, want))
-    elif choice.held_back and relief:
+    elif choice.held_back and relief_s is not None:
         assert alive
     elif chosen is not None:
         assert choice.last_resort

@@ -10,9 +10,13 @@ from typing import Generic
 from firstkit.core.health.liveness import SOUND
 from firstkit.core.instance.record import Contact
 from firstkit.core.request import RequestClass
-from firstkit.core.routing.candidates import BUSY, NONE, Rejection, Want, crowded, rejection
+from firstkit.core.routing.candidates import BUSY, NONE, Rejection, Standing, Want, crowded, rejection
 from firstkit.core.routing.load import StandingT, least_in_flight, least_suspect
 
+RELIEF_S = 60.0
+"""To wait so long for an instance that comes is always better than to be cut; what is unknown is taken to last it."""
+LAST_S = 30.0
+"""So near the end of an instance whoever may not finish waits, however long that takes."""
 _TOLD = 3
 _INTERACTIVE = RequestClass.INTERACTIVE  # a look-up in an enum costs as much as all the rest of a test
 
@@ -56,12 +60,12 @@ def choose(
     random: Callable[[], float],
     failed: Collection[str] = NONE,
     reserve: float = 0.0,
-    relief: bool = False,
+    relief_s: float | None = None,
 ) -> Choice[StandingT]:
     """Choose the eligible instance with the least in flight.
 
-    Where the request might outlast every instance that would take it, none is chosen if another one is on its way
-    (`relief`), else the one that lives longest. If every instance that could take the request is suspect, the least
+    Where the request might outlast every instance that would take it, none is chosen if another one comes soon enough
+    (`relief_s`), else the one that lives longest. If every instance that could take the request is suspect, the least
     suspect of them is tried (law 13); a lost one is not.
     """
     eligible: list[StandingT] = []
@@ -92,8 +96,20 @@ def choose(
     if not rejected or any(why in BUSY for _, why in rejected):
         return Choice(chosen=None, eligible=0, rejected=rejected)
     if any(why is Rejection.TOO_SHORT for _, why in rejected):
-        return Choice(chosen=None, eligible=0, rejected=rejected) if relief else _longest(rejected, want, reserve)
+        choice = _longest(rejected, want, reserve)
+        worth = choice.chosen is not None and _worth_waiting(choice.chosen, want, relief_s=relief_s, now=now)
+        return Choice(chosen=None, eligible=0, rejected=rejected) if worth else choice
     return _last_resort(rejected, want, reserve)
+
+
+def _worth_waiting(standing: Standing, want: Want, *, relief_s: float | None, now: float) -> bool:
+    """Tell whether a request had better wait for an instance that comes than be sent to one that may end before it.
+
+    It had if that makes it at most half as long again as it may take, or hardly any request could finish there.
+    """
+    if relief_s is None:
+        return False
+    return relief_s <= max(RELIEF_S, standing.pace.bound_s(want.max_tokens) / 2) or standing.ends_at - now <= LAST_S
 
 
 def _longest(rejected: Sequence[tuple[StandingT, Rejection]], want: Want, reserve: float) -> Choice[StandingT]:

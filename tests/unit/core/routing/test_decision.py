@@ -183,7 +183,7 @@ def test_a_short_request_still_goes_to_an_instance_that_ends_soon_and_a_long_one
 
 def test_where_it_can_finish_nowhere_it_waits_for_one_that_comes_else_it_goes_where_it_can_stay_longest() -> None:
     ending = [Standing(route("i-1"), ends_at=NOW + 10), Standing(route("i-2"), 1, ends_at=NOW + 20)]
-    held = choose(ending, WANT, now=NOW, random=never_asked, relief=True)
+    held = choose(ending, WANT, now=NOW, random=never_asked, relief_s=50.0)
     assert (held.chosen, held.held_back, held.busy) == (None, True, False)
     assert outlook(status(Heat.HOT), held, to_hot_s=0.0).reason is Reason.HANDOVER
     choice = choose(ending, WANT, now=NOW, random=never_asked)
@@ -227,3 +227,19 @@ def test_what_was_never_measured_is_taken_to_last_long() -> None:
 @pytest.mark.parametrize(("given", "made"), [(None, None), (0, 1), (1, 1), (3, 4), (512, 512), (513, 1024)])
 def test_requests_that_last_about_as_long_are_of_one_class(given: int | None, made: int | None) -> None:
     assert class_of(given) == made
+
+
+@pytest.mark.parametrize(("left_s", "relief_s", "waits"), [(40, 60, True), (40, 61, False), (30, 9999, True)])
+def test_one_that_comes_is_waited_for_if_that_is_soon_or_hardly_any_time_is_left(
+    left_s: float, relief_s: float, waits: bool
+) -> None:
+    choice = choose([Standing(route("i"), ends_at=NOW + left_s)], WANT, now=NOW, random=never_asked, relief_s=relief_s)
+    assert (choice.chosen is None) is waits
+
+
+def test_the_longer_a_request_may_take_the_longer_it_waits_for_one_that_comes() -> None:
+    pace = Pace()
+    pace.note(total_s=400.0, first_s=None, tokens=None)  # so 500 s are feared
+    ending = [Standing(route("i"), ends_at=NOW + 300, pace=pace)]
+    assert choose(ending, WANT, now=NOW, random=never_asked, relief_s=250.0).held_back
+    assert choose(ending, WANT, now=NOW, random=never_asked, relief_s=251.0).short
