@@ -21,7 +21,7 @@ INSTALL_LOCKS := locks/uv.lock.txt locks/product.lock locks/demo.lock
 DEV_LOCKS     := $(INSTALL_LOCKS) locks/dev.lock
 HAVE_LOCKS     = $(if $(wildcard $(VENV)/.dev),$(DEV_LOCKS),$(INSTALL_LOCKS))
 
-.PHONY: help install dev up vllm-env check static quick format test debian lock clean
+.PHONY: help install dev up vllm-env proof check static quick format test debian lock clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -105,6 +105,9 @@ bench: install ## measure beside nginx and other gateways: about an hour (ARGS=-
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 	@$(BIN)/python -m benchmarks.lifecycle
 	@$(BIN)/python -m benchmarks.page
+
+proof: dev ## walltimes that end under streams, on a real Slurm, with hand-over and without: two hours (ARGS=...)
+	@$(BIN)/python tests/e2e/handover_proof.py --without --out benchmarks/results/handover.json $(ARGS)
 
 # ------------------------------------------------------------------------------------------------------ locks
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
