@@ -10,6 +10,7 @@ from benchmarks import lifecycle, report
 from benchmarks.run import RESULTS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "benchmarks.md"
+FINDINGS = Path(__file__).resolve().parent / "findings.md"
 START = """\
 # Benchmarks
 
@@ -23,10 +24,12 @@ LIFE_CYCLE = "\n## Life cycle\n\n"
 
 
 def page(results: Path = RESULTS) -> str:
-    """Compose the page from `latest.json` and, where it is there, `lifecycle.json`."""
+    """Compose the page from `latest.json`, `lifecycle.json` where it is there, and what people made of them."""
     text = START + report.markdown(json.loads((results / "latest.json").read_text()))
     times = results / "lifecycle.json"
-    return text + (LIFE_CYCLE + lifecycle.markdown(json.loads(times.read_text())) if times.exists() else "")
+    if times.exists():
+        text += LIFE_CYCLE + lifecycle.markdown(json.loads(times.read_text()))
+    return text + FINDINGS.read_text()
 
 
 if __name__ == "__main__":
