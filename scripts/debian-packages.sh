@@ -14,6 +14,7 @@ done
 [ -n "$found" ] || command -v initdb >/dev/null 2>&1 || missing="$missing postgresql"
 need curl curl
 need slurmctld slurm-wlm
+need ip iproute2
 need node nodejs
 need npm npm
 need ch-run charliecloud
