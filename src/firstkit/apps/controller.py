@@ -182,7 +182,6 @@ class _Controller:
             publisher=Publisher(
                 engines=self._engines,
                 documents=self._documents,
-                gateways=self._control_urls(),
                 renew_s=fence_s / RENEWALS_PER_FENCE if fence_s > 0 else None,
             ),
             worker=worker,

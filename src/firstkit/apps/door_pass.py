@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The certificate by which doors admit a gateway: made when a route first leads to one, renewed long before its end."""
+"""The gateway's certificates for doors, dialled or arriving: made when first needed, renewed long before their end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ AGAIN_S = 60.0
 
 
 class DoorPass:
-    """Keeps what `use` was given last good. `folder` is the authority's; `monotonic_s` need not stop for anything."""
+    """Keeps good what `use` was given last, and what doors are shown that arrive (`doors`).
+
+    `folder` is the authority's; `monotonic_s` need not stop for anything.
+    """
 
     def __init__(
         self,
@@ -27,20 +30,26 @@ class DoorPass:
         use: Callable[[ssl.SSLContext], None],
         journal: Journal,
         monotonic_s: Callable[[], float],
+        doors: ssl.SSLContext | None = None,
     ) -> None:
         self._folder = folder
         self._use = use
         self._journal = journal
         self._monotonic_s = monotonic_s
+        self._doors = doors
         self._due = float("-inf")
 
     def check(self, routes: Sequence[Route]) -> None:
-        """Renew it if that is due and any of these routes leads to a door; where that fails, the old one stays."""
+        """Renew them if that is due and they are needed, as by these routes; where that fails, the old ones stay."""
         now = self._monotonic_s()
-        if now < self._due or not any(route.address.mutual for route in routes):
+        dials = any(route.address.mutual for route in routes)
+        if now < self._due or not (dials or self._doors):
             return
         try:
-            context = Authority(self._folder).gateway_context()
+            authority = Authority(self._folder)
+            if self._doors is not None:
+                authority.renew_doors(self._doors)
+            context = authority.gateway_context()
         except (FirstError, OSError) as error:
             self._due = now + AGAIN_S
             self._journal("no_door_pass", detail=str(error))

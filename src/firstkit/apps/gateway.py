@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import socket
 import ssl
 import time
 from dataclasses import dataclass
@@ -22,20 +23,21 @@ import uvloop
 from firstkit.adapters.clock import SystemClock
 from firstkit.adapters.engines.registry import load_engines
 from firstkit.adapters.identity.api_keys import ApiKeyIdentity
+from firstkit.adapters.links.authority import Authority
 from firstkit.adapters.store import SqlStore, open_store
 from firstkit.adapters.store.nudge import Nudge, open_nudge
 from firstkit.adapters.telemetry.journal import Journal, start_logging
 from firstkit.adapters.telemetry.metrics import PrometheusTelemetry
 from firstkit.apps.children import Child, Insistence, Part
 from firstkit.apps.door_pass import DoorPass
-from firstkit.apps.listening import admin_socket, leave_address, public_socket, release
+from firstkit.apps.listening import admin_socket, doors_socket, leave_address, public_socket, release
 from firstkit.config.environment import read_environment
 from firstkit.config.loading import catalog_from_document, load_settings
 from firstkit.core.errors import FirstError, SiteError, Unavailable
 from firstkit.core.ids import encode
 from firstkit.core.settings import GatewaySettings, Settings, TlsFiles
 from firstkit.core.topology import Address, AddressKind, Heat, Snapshot
-from firstkit.dataplane import LocalAnswer, Plane, Wheel
+from firstkit.dataplane import PARK, REPORT, LocalAnswer, Plane, Wheel
 from firstkit.ports.store import SchemaMismatch
 from firstkit.services.admission import Admission
 from firstkit.services.dispatcher import Dispatcher, Lease
@@ -52,14 +54,16 @@ PICTURE_PATIENCE_S = 10.0
 class GatewayOptions:
     """What the command line says.
 
-    `listen_fd`, `admin_fd`: inherited listening sockets, used instead of binding. `ready_fd`: a pipe that is written to
-    once requests are taken; this gateway succeeds another one, so that it listens only when it knows the catalog.
+    `listen_fd`, `admin_fd`, `doors_fd`: inherited listening sockets, used instead of binding. `ready_fd`: a pipe that
+    is written to once requests are taken; this gateway succeeds another one, so that it listens only when it knows the
+    catalog.
     """
 
     config: Path
     data: Path
     listen_fd: int | None = None
     admin_fd: int | None = None
+    doors_fd: int | None = None
     ready_fd: int | None = None
     own_api: bool = True
 
@@ -155,18 +159,18 @@ class _Gateway:
         telemetry = PrometheusTelemetry()
         self._watch_state(telemetry, settlement)
         self._plane = self._make_plane(gateway, spool, wheel, telemetry)
-        self._door_pass = DoorPass(
-            self._data / "ca", use=self._plane.use_client_tls, journal=self._journal, monotonic_s=time.monotonic
-        )
-        public = public_socket(gateway.listen, self._options.listen_fd)
-        admin = admin_socket(gateway.admin, self._data, self._options.admin_fd)
+        doors_tls = self._pass_doors(gateway)
+        options = self._options
+        public = public_socket(gateway.listen, options.listen_fd)
+        admin = admin_socket(gateway.admin, self._data, options.admin_fd)
+        doors = doors_socket(gateway.doors, options.doors_fd)
         nudge.listen(("snapshot", "catalog", "keys"), lambda _topic: self._feed.wake())
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._obey_signals)
                 group.start_soon(self._run_feed)
                 group.start_soon(settlement.run, thread)
-                if self._options.ready_fd is not None:
+                if options.ready_fd is not None:
                     with anyio.move_on_after(PICTURE_PATIENCE_S):
                         await self._known.wait()
                     if not self._dispatcher.ready:
@@ -174,10 +178,9 @@ class _Gateway:
                             "This gateway cannot read the catalog, so it does not take over; its log says why.",
                             code="no_catalog",
                         )
-                await self._plane.listen(public)
-                leave_address(self._data, public, tls=gateway.tls is not None)
-                if admin is not None:
-                    await self._plane.listen(admin, admin=True)
+                await self._listen(public, admin)
+                if doors is not None and doors_tls is not None:
+                    await self._plane.listen_for_doors(doors, doors_tls)
                 _settle_memory()
                 self._journal("listening", gateway=self._name)
                 self._tell_ready()
@@ -185,12 +188,32 @@ class _Gateway:
                 await self._drain()
                 group.cancel_scope.cancel()
         finally:
-            release(public, inherited=self._options.listen_fd is not None)
-            if admin is not None:
-                release(admin, inherited=self._options.admin_fd is not None)
+            for sock, given in ((public, options.listen_fd), (admin, options.admin_fd), (doors, options.doors_fd)):
+                if sock is not None:
+                    release(sock, inherited=given is not None)
         await settlement.finish(thread)
         with anyio.move_on_after(5.0, shield=True), contextlib.suppress(FirstError):
             await self._feed.leave()
+
+    async def _listen(self, public: socket.socket, admin: socket.socket | None) -> None:
+        """Take requests from now on."""
+        await self._plane.listen(public)
+        leave_address(self._data, public, tls=self._settings.gateway.tls is not None)
+        if admin is not None:
+            await self._plane.listen(admin, admin=True)
+
+    def _pass_doors(self, gateway: GatewaySettings) -> ssl.SSLContext | None:
+        """Look after the certificates for doors; return the context for those that arrive, if any may."""
+        folder = self._data / "ca"
+        arriving = Authority(folder).doors_context([PARK, REPORT]) if gateway.doors else None
+        self._door_pass = DoorPass(
+            folder,
+            use=self._plane.use_client_tls,
+            journal=self._journal,
+            monotonic_s=time.monotonic,
+            doors=arriving,
+        )
+        return arriving
 
     def _tell_ready(self) -> None:
         """Tell whoever started this process as a successor; it may be gone."""

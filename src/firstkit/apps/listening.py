@@ -35,6 +35,13 @@ def admin_socket(listen: Listen | None, data: Path, inherited: int | None = None
     return bind(listen if not listen.path else Listen(path=str(data / listen.path)))
 
 
+def doors_socket(listen: Listen | None, inherited: int | None = None) -> socket.socket | None:
+    """Return the socket at which doors arrive: None where none do."""
+    if inherited is not None:
+        return socket.socket(fileno=inherited)
+    return None if listen is None else bind(listen)
+
+
 def bind(listen: Listen) -> socket.socket:
     """Bind and listen; SiteError with one sentence that says what to do when that cannot be."""
     try:

@@ -20,7 +20,7 @@ from firstkit.adapters.identity.api_keys import digest, new_key
 from firstkit.adapters.store import migrate_store, open_store
 from firstkit.apps import demo
 from firstkit.apps.children import Child, Part, become_subreaper, kill_descendants, reap_orphans
-from firstkit.apps.listening import admin_socket, bind
+from firstkit.apps.listening import admin_socket, bind, doors_socket
 from firstkit.apps.progress import Progress, ask, ready_text
 from firstkit.config.environment import read_environment
 from firstkit.config.loading import Loaded, load
@@ -59,7 +59,10 @@ def run_up(options: UpOptions) -> int:
             admin = admin_socket(loaded.settings.gateway.admin, data)
             if admin is not None:
                 sockets.enter_context(_listening(admin))
-            up = _Up(loaded, data=data, config=config, listener=listener, admin=admin, key_file=key_file)
+            doors = doors_socket(loaded.settings.gateway.doors)
+            if doors is not None:
+                sockets.enter_context(_listening(doors))
+            up = _Up(loaded, data=data, config=config, listener=listener, admin=admin, doors=doors, key_file=key_file)
             return asyncio.run(up.run(progress))
 
 
@@ -74,6 +77,7 @@ class _Up:
         config: Path,
         listener: socket.socket,
         admin: socket.socket | None,
+        doors: socket.socket | None,
         key_file: Path,
     ) -> None:
         self._loaded = loaded
@@ -81,6 +85,7 @@ class _Up:
         self._key_file = key_file
         self._listener = listener
         self._admin = admin
+        self._doors = doors
         self._config = config
         self._stop = asyncio.Event()
         self._some_ended = asyncio.Event()
@@ -127,6 +132,9 @@ class _Up:
         if self._admin is not None:
             sockets += ("--admin-fd", str(self._admin.fileno()))
             descriptors += (self._admin.fileno(),)
+        if self._doors is not None:
+            sockets += ("--doors-fd", str(self._doors.fileno()))
+            descriptors += (self._doors.fileno(),)
         return [
             Part(name="api", arguments=("api", *common)),
             Part(

@@ -118,6 +118,7 @@ def _cluster(name: str, given: sections.Cluster) -> catalog.Cluster:
         ),
         setup=given.setup,
         control=_control(given),
+        gateways=tuple(given.gateways),
     )
 
 
@@ -129,9 +130,9 @@ def _scheduler_options(given: sections.Scheduler) -> dict[str, Any]:
 
 
 def _control(given: sections.Cluster) -> str:
-    """Say how jobs report: where commands run elsewhere, by files unless it is said otherwise."""
-    here = given.runner.kind == "local" or "control" in given.model_fields_set
-    return given.control if here else "files"
+    """Say how jobs report: by files from elsewhere, unless they reach a gateway or it is said otherwise."""
+    http = given.runner.kind == "local" or given.gateways or "control" in given.model_fields_set
+    return given.control if http else "files"
 
 
 def _options(given: process.Section) -> dict[str, Any]:

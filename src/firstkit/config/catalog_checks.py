@@ -99,15 +99,22 @@ def _check_link(report: Report, draft: Draft, name: str, cluster: DraftCluster) 
         report.add(
             path, "the link `direct` needs ports for its doors", expected="`ports`, such as 42000-42099", key=True
         )
-    if link.kind == "local":
-        if cluster.scheduler != LOCAL:
-            hint = "use `kind: direct` unless all its nodes are this machine"
-            report.warn((*path, "kind"), "the link `local` reaches jobs on the gateway's own machine alone", hint=hint)
+    if link.kind == "reverse" and not cluster.gateways:
+        report.add(
+            path,
+            "the link `reverse` needs to know where its doors reach the gateway",
+            expected="`gateways` of the cluster, such as [gw.example.org:8443]",
+            key=True,
+        )
+    if link.kind == "local" and cluster.scheduler != LOCAL:
+        hint = "use `kind: direct` or `reverse` unless all its nodes are this machine"
+        report.warn((*path, "kind"), "the link `local` reaches jobs on the gateway's own machine alone", hint=hint)
+    if link.kind != "direct":
         for key in ("ports", "address"):
             if getattr(link, key) is not None:
                 report.add(
                     (*path, key),
-                    f"the link `local` uses no {key}",
+                    f"the link `{link.kind}` uses no {key}",
                     hint="leave it out, or use `kind: direct`",
                     key=True,
                 )
@@ -123,8 +130,13 @@ def _check_link(report: Report, draft: Draft, name: str, cluster: DraftCluster) 
         )
     listen = draft.gateway.listen
     admin = draft.gateway.admin
-    for what, other in (("gateway.listen", listen), ("gateway.admin", admin)):
-        if not isinstance(other, str) and not other.path and link.ports[0] <= other.port <= link.ports[1]:
+    for what, other in (("gateway.listen", listen), ("gateway.admin", admin), ("gateway.doors", draft.gateway.doors)):
+        if (
+            other is not None
+            and not isinstance(other, str)
+            and not other.path
+            and link.ports[0] <= other.port <= link.ports[1]
+        ):
             report.add(
                 ports, f"the range holds the port {other.port} of {what}", expected="ports that nothing else uses"
             )

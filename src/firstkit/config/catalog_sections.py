@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from firstkit.config.door_values import DoorAddress, GatewayAddress
 from firstkit.config.process_sections import Controller, Gateway, Identity, Section, Store, StoreField
 from firstkit.config.runner_section import Runner
 from firstkit.config.values import (
     Bind,
-    DoorAddress,
     Duration,
     DurationOrNever,
     EmptyForNothing,
@@ -71,8 +71,9 @@ class Scheduler(Section):
 class Link(Section):
     """How bytes reach an instance."""
 
-    kind: Literal["local", "direct"] = Field(
-        description="`local`: over the engine's own Unix socket; `direct`: over the job's door, with TLS on both sides",
+    kind: Literal["local", "direct", "reverse"] = Field(
+        description="`local`: over the engine's own Unix socket; `direct`: the gateway dials the job's door; "
+        "`reverse`: the door dials the `gateways`, and nothing comes in at the site; both with certificates of our own",
         examples=["direct"],
     )
     ports: Ports | None = _optional("ports that doors may listen on, first and last (`direct`)", example="42000-42099")
@@ -114,6 +115,12 @@ class Cluster(Section):
         "how jobs report and are told: over HTTP, by files in `run_dir`, or both",
         default="both",
         example="files",
+    )
+    gateways: Annotated[list[GatewayAddress], NoListForNothing] = _optional(
+        "where this cluster's nodes reach the port `gateway.doors` of each gateway, host:port; jobs report there, and "
+        "doors of the link `reverse` park there",
+        factory=list,
+        example=["gw.example.org:8443"],
     )
 
 

@@ -13,7 +13,7 @@ from firstkit.config.process_sections import Controller, Gateway, Identity, Stor
 from firstkit.config.runner_section import Runner
 from firstkit.config.shape import salvage
 
-KINDS = {"scheduler": ("local", "pbs", "slurm"), "runner": ("local", "ssh"), "link": ("local", "direct")}
+KINDS = {"scheduler": ("local", "pbs", "slurm"), "runner": ("local", "ssh"), "link": ("local", "direct", "reverse")}
 """What exists in this version; a cluster that asks for something else is not judged further."""
 
 
@@ -28,6 +28,8 @@ class DraftCluster:
     link: Link | None
     limits: Limits
     run_dir: str
+    gateways: bool
+    """Whether it says where its nodes reach gateways."""
     known: bool
     """Whether its scheduler, runner and link exist in this version."""
 
@@ -82,6 +84,7 @@ def _cluster(value: object) -> DraftCluster:
         link=salvage(Link, given.get("link")),
         limits=salvage(Limits, given.get("limits")) or Limits(),
         run_dir=_text(given.get("run_dir")),
+        gateways=bool(given.get("gateways")),
         known=all(kinds[part] in known for part, known in KINDS.items()),
     )
 

@@ -21,6 +21,7 @@ _SCHEMES = ("sqlite", "postgresql")
 def check_process(report: Report, draft: Draft, *, data_dir: FilePath) -> None:
     """Run every cross check of the process settings."""
     _check_listening(report, draft.gateway, data_dir)
+    _check_doors(report, draft)
     if draft.store is not None:
         _check_store(report, draft.store)
     listen = draft.gateway.listen
@@ -58,6 +59,11 @@ def _check_listening(report: Report, gateway: Gateway, data_dir: FilePath) -> No
             expected=f"at most {MAX_SOCKET_PATH} bytes",
             hint="choose a state folder with a shorter path (--data)",
         )
+    doors = gateway.doors
+    if doors is not None:
+        for what, other in (("clients", gateway.listen), ("operator routes", gateway.admin)):
+            if not isinstance(other, str) and _same(doors, other):
+                report.add(("gateway", "doors"), f"doors and {what} on one address", expected="another port")
     if isinstance(gateway.admin, str):
         if gateway.admin == "unix" and gateway.listen.path == admin_socket(data_dir):
             report.add(("gateway", "listen"), "is the socket of gateway.admin", expected="another path")
@@ -75,6 +81,20 @@ def _check_listening(report: Report, gateway: Gateway, data_dir: FilePath) -> No
             expected="`unix` or an address of this machine alone, such as 127.0.0.1:8001",
             hint="if it is meant, set `admin_public: true`",
         )
+
+
+def _check_doors(report: Report, draft: Draft) -> None:
+    """See that a gateway takes in what jobs send to gateways."""
+    if draft.gateway.doors is not None or report.node(("gateway", "doors")) is not None:
+        return
+    for name, cluster in draft.clusters.items():
+        if cluster.gateways:
+            report.add(
+                ("clusters", name, "gateways"),
+                "no gateway takes in what this cluster's jobs send there",
+                expected="`gateway.doors`, such as 0.0.0.0:8443",
+                key=True,
+            )
 
 
 def _same(first: Listen, second: Listen) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from firstkit.config.door_values import PortAddress
 from firstkit.config.values import (
     Address,
     AdminAddress,
@@ -75,6 +76,13 @@ class Gateway(Section):
         False,
         "allow `admin` to listen on an address that other machines reach",
         example=True,
+        restart=("gateway",),
+    )
+    doors: PortAddress | None = setting(
+        None,
+        "where doors of the link `reverse` park connections, and jobs of clusters with `gateways` report: host:port; "
+        "TLS with certificates of our own on both sides",
+        example="0.0.0.0:8443",
         restart=("gateway",),
     )
     tls: Tls | None = setting(

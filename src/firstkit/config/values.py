@@ -185,7 +185,7 @@ def parse_listen(value: object) -> Listen:
         raise ValueError(
             f"{text!r} names no address; write 127.0.0.1{text} for this machine alone, 0.0.0.0{text} for all"
         )
-    return Listen(host=_host(host), port=int(port))
+    return Listen(host=read_host(host), port=int(port))
 
 
 def _unix(path: str) -> Listen:
@@ -196,7 +196,8 @@ def _unix(path: str) -> Listen:
     return Listen(host="", port=0, path=path)
 
 
-def _host(text: str) -> str:
+def read_host(text: str) -> str:
+    """Read a host's name or address, IPv6 in brackets; returned without them."""
     if text.startswith("[") and text.endswith("]"):
         try:
             return str(ipaddress.IPv6Address(text[1:-1]))
@@ -235,15 +236,16 @@ def _admin(value: object) -> Listen | str:
 
 
 _LISTEN_SCHEMA = WithJsonSchema({"type": "string", "pattern": r"^(unix:/.+|.+:\d{1,5})$"})
-_WRITE_LISTEN = PlainSerializer(_write_address, return_type=str, when_used="json")
+WRITE_LISTEN = PlainSerializer(_write_address, return_type=str, when_used="json")
 Address = Annotated[
-    Listen, PlainValidator(parse_listen), _LISTEN_SCHEMA, _WRITE_LISTEN, Shown(name="address", write=write_listen)
+    Listen, PlainValidator(parse_listen), _LISTEN_SCHEMA, WRITE_LISTEN, Shown(name="address", write=write_listen)
 ]
+
 AdminAddress = Annotated[
     Listen | str,
     PlainValidator(_admin),
     WithJsonSchema({"type": "string", "pattern": r"^(unix|none|unix:/.+|.+:\d{1,5})$"}),
-    _WRITE_LISTEN,
+    WRITE_LISTEN,
     Shown(name="address, `unix` or `none`", write=_write_address),
 ]
 
@@ -266,15 +268,6 @@ Ports = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^\d+-\d+$"}),
     Shown(name="range of ports", write=lambda ports: f"{ports[0]}-{ports[1]}"),
 ]
-
-
-def _door_address(value: str) -> str:
-    if not value or "/" in value:
-        raise ValueError(f"{value!r} is no host name or address")
-    return _host(f"[{value}]" if ":" in value and not value.startswith("[") else value)
-
-
-DoorAddress = Annotated[str, AfterValidator(_door_address)]
 
 
 def _origin(value: str) -> str:

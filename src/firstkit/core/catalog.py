@@ -77,7 +77,10 @@ class ClusterLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """One batch-scheduler domain. `control` says how status travels: "http", "files" or "both"."""
+    """One batch-scheduler domain. `control` says how status travels: "http", "files" or "both".
+
+    `gateways` are the addresses (host:port) of gateways' ports for doors, as this cluster's nodes reach them.
+    """
 
     name: str
     scheduler: SchedulerSpec
@@ -87,6 +90,7 @@ class Cluster:
     limits: ClusterLimits = ClusterLimits()
     setup: str = ""
     control: str = "both"
+    gateways: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,17 +11,26 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+GATEWAY_NAME = "gateway.firstkit"
+"""What gateways are called in the certificates that they show doors and jobs."""
+
 
 # ------------------------------------------------------------------------------------------------------------- the job
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
-    """Where the launcher reports over HTTP; `urls` are tried in turn (`unix:/path` for a socket)."""
+    """Where the launcher reports over HTTP; `urls` are tried in turn (`unix:/path` for a socket).
+
+    With `peer`, they are gateways' ports for doors, which show a certificate of that name and ask for the job's.
+    """
 
     urls: tuple[str, ...]
     token_file: str = "control.key"  # noqa: S105 — a file's name
     hold_s: float = 25.0
     beat_s: float = 10.0
     ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    peer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +50,19 @@ class DirectDoor:
     cert: str = "door.crt"
     key: str = "door.key"
     ca: str = "ca.crt"
-    peer: str = "gateway.firstkit"
+    peer: str = GATEWAY_NAME
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReverseDoor:
+    """Connections parked at each of the gateways (host:port); certificate and key lie in each instance's folder."""
+
+    gateways: tuple[str, ...]
+    kind: Literal["reverse"] = "reverse"
+    cert: str = "door.crt"
+    key: str = "door.key"
+    ca: str = "ca.crt"
+    peer: str = GATEWAY_NAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +162,7 @@ class JobDocument:
     walltime_s: float | None = None
     margin_s: float = 30.0
     control: Control | None = None
-    door: LocalDoor | DirectDoor = LocalDoor()
+    door: LocalDoor | DirectDoor | ReverseDoor = LocalDoor()
     fence_s: float | None = None
 
 
@@ -159,7 +180,7 @@ class ReportedState(StrEnum):
 class ReportedAddress:
     """Where an instance answers, as the launcher bound it."""
 
-    kind: Literal["unix", "tcp", "tls"]
+    kind: Literal["unix", "tcp", "tls", "parked"]
     path: str = ""
     host: str = ""
     port: int = 0
@@ -237,7 +258,10 @@ class DesiredInstance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
-    """What the controller asks of a launcher; `version` grows with every change."""
+    """What the controller asks of a launcher; `version` grows with every change.
+
+    `gateways` (host:port) are where to report and to park; none: where no gateway is to be reached by itself.
+    """
 
     job: str
     version: int

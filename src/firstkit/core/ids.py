@@ -52,6 +52,16 @@ def read_tag(text: str) -> tuple[str, JobId] | None:
     return (match["installation"], match["job"]) if match else None
 
 
+def job_name(job: JobId) -> str:
+    """Name a job in the certificate with which it reports."""
+    return f"{job}.job.firstkit"
+
+
+def door_name(job: JobId) -> str:
+    """Name a job's doors in their certificate; the gateway checks it, so one job cannot pass for another."""
+    return f"{job}.door.firstkit"
+
+
 def park_name(instance: InstanceId) -> str:
     """Name an instance in the certificate with which its door parks connections."""
     return f"{instance}.park.firstkit"

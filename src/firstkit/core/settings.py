@@ -36,6 +36,7 @@ class GatewaySettings:
 
     listen: Listen = Listen()
     admin: Listen | None = None
+    doors: Listen | None = None
     tls: TlsFiles | None = None
     cors_origins: tuple[str, ...] = ()
     head_limit: int = 64 * 1024

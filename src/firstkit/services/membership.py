@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from firstkit.core import control
+from firstkit.core import control, ids
 from firstkit.core.instance.machine import InstanceEvent, InstanceEventKind
 from firstkit.core.instance.record import Instance, InstanceState
 from firstkit.core.job.machine import JobEvent, JobEventKind
 from firstkit.core.job.record import Job, JobState
 from firstkit.core.reasons import Reason
 from firstkit.core.topology import Address, AddressKind
-from firstkit.services.submission import door_name
 from firstkit.services.world import World
 
 _KINDS = {
@@ -102,8 +101,12 @@ def _address(job: Job, told: control.ReportedAddress | None) -> Address | None:
         return None
     if told.kind == "unix":
         return Address(kind=AddressKind.UNIX, path=told.path)
+    if told.kind == "parked":
+        return Address(kind=AddressKind.PARKED)
     if told.kind == "tls":
-        return Address(kind=AddressKind.TLS, host=told.host, port=told.port, server_name=door_name(job.id), mutual=True)
+        return Address(
+            kind=AddressKind.TLS, host=told.host, port=told.port, server_name=ids.door_name(job.id), mutual=True
+        )
     return Address(kind=AddressKind.TCP, host=told.host, port=told.port)
 
 
@@ -116,7 +119,7 @@ def reason(text: str | None) -> Reason | None:
 
 
 def desired(
-    job: Job, instances: Sequence[Instance], *, version: int, now: float, gateways: list[str]
+    job: Job, instances: Sequence[Instance], *, version: int, now: float, gateways: tuple[str, ...]
 ) -> control.Desired:
     """Say what is wanted of a job's launcher."""
     wants: dict[str, control.DesiredInstance] = {}
@@ -131,5 +134,5 @@ def desired(
         version=version,
         instances=wants,
         stop_job=job.ending_for is not None,
-        gateways=tuple(gateways),
+        gateways=gateways,
     )

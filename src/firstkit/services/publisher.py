@@ -56,12 +56,10 @@ class Publisher:
         *,
         engines: Mapping[str, Engine],
         documents: ControlDocuments,
-        gateways: list[str],
         renew_s: float | None = None,
     ) -> None:
         self._engines = engines
         self._documents = documents
-        self._gateways = gateways
         self._renew_s = float("inf") if renew_s is None else renew_s
         self._published: _Published | None = None
         self._touched_at = float("-inf")
@@ -171,19 +169,24 @@ class Publisher:
         """Return the first snapshot version since which nothing new is sent to an instance; None while none is."""
         return self._draining_since.get(instance)
 
-    def desired(self, world: World, *, now: float) -> list[tuple[Job, int, bytes]]:
+    def desired(
+        self, world: World, *, gateways: Mapping[str, tuple[str, ...]], now: float
+    ) -> list[tuple[Job, int, bytes]]:
         """List the desired documents that have changed, with their new versions.
 
-        Those of running jobs are written anew now and then as well (`renew_s`): where only files reach a launcher, a
-        new desired.json is all that tells it, before its fence is over, that it still has a controller.
+        `gateways`: where the jobs of each cluster reach gateways by themselves, if they do. Documents of running jobs
+        are written anew now and then as well (`renew_s`): where only files reach a launcher, a new desired.json is all
+        that tells it, before its fence is over, that it still has a controller.
         """
         changed: list[tuple[Job, int, bytes]] = []
         live = {job.id: job for job in world.live_jobs() if job.state is not JobState.PLANNED}
         for job in live.values():
             instances = world.instances_of_job(job.id)
+            told = gateways.get(job.cluster, ())
             content = (
                 tuple((item.id, _want(item), item.drain_by) for item in instances if item.drain_by or _want(item)),
                 job.ending_for is not None,
+                told,
             )
             known = self._desired.get(job.id)
             stale = known is not None and now - known.written_at >= self._renew_s and job.state in _STARTED
@@ -192,7 +195,7 @@ class Publisher:
             # from the store's clock, so that a restarted controller's documents are newer than its predecessor's
             version = max(known.version + 1 if known else 1, int(now * 1000))
             self._desired[job.id] = _Document(version, content, now)
-            document = membership.desired(job, instances, version=version, now=now, gateways=self._gateways)
+            document = membership.desired(job, instances, version=version, now=now, gateways=told)
             changed.append((job, version, self._documents.write_desired(document)))
         for job_id in [one for one in self._desired if one not in live]:
             del self._desired[job_id]

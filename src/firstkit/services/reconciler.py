@@ -368,7 +368,8 @@ class Reconciler:
             term=self._ledger.term,
             now=self._now,
         )
-        documents = publisher.desired(self._world, now=self._now)
+        gateways = {name: cluster.gateways for name, cluster in self._revisions.catalog.clusters.items()}
+        documents = publisher.desired(self._world, gateways=gateways, now=self._now)
         try:
             news = await self._ledger.publish(documents, snapshot)
         except FirstError:

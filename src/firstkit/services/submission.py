@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from firstkit.core import control, ids
 from firstkit.core.catalog import Cluster, Deployment, Resources
@@ -17,6 +16,7 @@ from firstkit.ports.control import ControlDocuments
 from firstkit.ports.engine import Engine, LaunchSpec
 from firstkit.ports.runner import RemoteFile
 from firstkit.ports.scheduler import Scheduler, Submission
+from firstkit.services.papers import DoorAuthority, Papers
 
 STATUS_FILE = "status.json"
 """The launcher's last status, for where HTTP does not reach."""
@@ -24,23 +24,6 @@ SETUP_FILE = "setup.failed"
 """start.sh writes it when a setup line failed: one sentence, then the last lines of its output."""
 OUTPUT_FILE = "job.out"
 """What start.sh and the launcher printed."""
-
-
-class IssuedPair(Protocol):
-    """A certificate and its key, PEM."""
-
-    @property
-    def certificate(self) -> bytes: ...
-    @property
-    def key(self) -> bytes: ...
-
-
-class DoorAuthority(Protocol):
-    """What issues the certificate of a door."""
-
-    @property
-    def certificate(self) -> bytes: ...
-    def issue(self, *, name: str, address: str = "", valid_s: float, server: bool) -> IssuedPair: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +60,7 @@ class Preparer:
         self._launcher = launcher
         self._engines = engines
         self._documents = documents
-        self._authority = authority
-        self._control_urls = control_urls
+        self._papers = Papers(authority, control_urls)
         self._fence_s = fence_s
 
     def prepare(
@@ -99,13 +81,14 @@ class Preparer:
         resources = replace(deployment.resources or Resources(), walltime_s=job.walltime_s)
         folder = job.run_dir
         launch = self._engines[deployment.engine.kind].launch(deployment)
-        door, door_files = self._door(cluster, job, resources)
+        door, door_files = self._papers.door(cluster, job, instances, resources)
+        reports, report_files = self._papers.control(cluster, job, resources)
         document = control.JobDocument(
             job=job.id,
             installation=self._installation,
             walltime_s=resources.walltime_s,
             margin_s=margin_s(resources.walltime_s),
-            control=self._control(cluster),
+            control=reports,
             door=door,
             fence_s=self._fence_s,
             instances=tuple(
@@ -130,7 +113,7 @@ class Preparer:
             *(RemoteFile(path=f"{cluster.run_dir}/{name}", data=data) for name, data in scheduler.files().items()),
             RemoteFile(path=launcher_path, data=self._launcher.data),
             RemoteFile(path=f"{folder}/control.key", data=token.encode()),
-            *(RemoteFile(path=f"{folder}/{name}", data=data) for name, data in door_files.items()),
+            *(RemoteFile(path=f"{folder}/{name}", data=data) for name, data in (door_files | report_files).items()),
             *(
                 RemoteFile(path=f"{folder}/{item.id}/{name}", data=data)
                 for item in instances
@@ -140,33 +123,6 @@ class Preparer:
             RemoteFile(path=script_path, data=script.encode(), mode=0o700),
         ]
         return Prepared(files=tuple(files), submission=submission)
-
-    def _control(self, cluster: Cluster) -> control.Control | None:
-        """Say where the launcher reports; files alone where HTTP cannot be, nor a socket of this machine."""
-        here = cluster.runner.kind == "local"
-        urls = [] if cluster.control == "files" else [url for url in self._control_urls() if here or url[:5] != "unix:"]
-        return control.Control(urls=tuple(urls)) if urls else None
-
-    def _door(
-        self, cluster: Cluster, job: Job, resources: Resources
-    ) -> tuple[control.LocalDoor | control.DirectDoor, dict[str, bytes]]:
-        """Describe the door of a job by its cluster's link, with the certificate it needs."""
-        if cluster.link.kind == "local" or cluster.link.ports is None:
-            return control.LocalDoor(), {}
-        authority = self._authority()
-        issued = authority.issue(
-            name=door_name(job.id),
-            address=cluster.link.address,
-            valid_s=(resources.walltime_s or 400 * 86400.0) + 86400.0,
-            server=True,
-        )
-        door = control.DirectDoor(host=cluster.link.address, ports=cluster.link.ports)
-        return door, {"door.crt": issued.certificate, "door.key": issued.key, "ca.crt": authority.certificate}
-
-
-def door_name(job_id: str) -> str:
-    """Name a job's door in its certificate; the gateway checks it, so one job cannot pass for another."""
-    return f"{job_id}.door.firstkit"
 
 
 def token_digest(token: str) -> str:

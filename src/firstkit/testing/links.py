@@ -10,7 +10,7 @@ from pathlib import Path
 from firstkit.adapters.links.authority import GATEWAY, Authority
 from firstkit.core.ids import park_name
 from firstkit.core.topology import Address, AddressKind
-from firstkit.dataplane.doors import PARK, REPORT
+from firstkit.dataplane import PARK, REPORT, Plane
 from firstkit.launcher.documents import DoorSpec
 from firstkit.launcher.door import Door, DoorFailed
 from firstkit.launcher.exchange import Address as EngineAddress
@@ -37,9 +37,10 @@ class Doorway:
         """Make the gateway's context for doors that it dials."""
         return self.authority.gateway_context()
 
-    def server_tls(self) -> ssl.SSLContext:
-        """Make the gateway's context for doors that come to it."""
-        return self.authority.doors_context([PARK, REPORT])
+    async def arrive(self, plane: Plane, listener: socket.socket) -> None:
+        """Have doors that dial arrive at a plane."""
+        await plane.listen_for_doors(listener, self.authority.doors_context([PARK, REPORT]))
+        self.gateways = [f"127.0.0.1:{listener.getsockname()[1]}"]
 
     def before(self, engine: Address, instance: str) -> Address:
         """Open a door before an engine, once; return how its instance is reached from then on."""

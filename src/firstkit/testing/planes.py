@@ -177,6 +177,11 @@ class PlaneWorld:
             "body disk": self.plane.bodies.disk,
         }
 
+    def check_nothing_is_left(self) -> None:
+        """Fail if anything is counted that has ended."""
+        if any(leftovers := self.leftovers().values()):
+            raise AssertionError(f"left over: {leftovers}")
+
 
 def make_route(instance: str, address: Address, **more: object) -> Route:
     """Make a route to an instance of the model."""
@@ -231,9 +236,10 @@ async def plane_world(
     records: list[AttemptRecord] = []
     telemetry = PrometheusTelemetry()
     keys = keys or Keys({"secret-key": ANN})
+    link = link or LINK
     wheel = Wheel(asyncio.get_running_loop())
     planes: list[Plane] = []
-    doorway = Doorway(link or LINK, folder) if (link or LINK) != "local" else None
+    doorway = Doorway(link, folder) if link != "local" else None
     dispatcher = _dispatcher(settings, wheel, planes)
     dispatcher.set_catalog(make_catalog(*models))
     plane = Plane(
@@ -260,8 +266,7 @@ async def plane_world(
         await plane.listen(public)
         await plane.listen(admin, admin=True)
         if doorway is not None:
-            await plane.listen_for_doors(doors, doorway.server_tls())
-            doorway.gateways = [f"127.0.0.1:{doors.getsockname()[1]}"]
+            await doorway.arrive(plane, doors)
         world = PlaneWorld(plane, dispatcher, records, telemetry, keys, public.getsockname(), admin.getsockname())
         world.doorway = doorway
         yield world
@@ -272,5 +277,4 @@ async def plane_world(
             await doorway.close()
         for sock in (public, admin, doors):
             sock.close()
-    if any(leftovers := world.leftovers().values()):
-        raise AssertionError(f"left over: {leftovers}")
+    world.check_nothing_is_left()

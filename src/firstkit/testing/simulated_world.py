@@ -226,9 +226,7 @@ class SimulatedWorld:
                 control_urls=lambda: ["unix:/run/api.sock"],
                 fence_s=FENCE_S,
             ),
-            publisher=Publisher(
-                engines=self.engines, documents=documents, gateways=[], renew_s=FENCE_S / RENEWALS_PER_FENCE
-            ),
+            publisher=Publisher(engines=self.engines, documents=documents, renew_s=FENCE_S / RENEWALS_PER_FENCE),
             worker=worker,
             read_catalog=self.read_catalog,
             spec_of=spec_digest,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from firstkit.adapters.links.authority import GATEWAY, Authority, Issued
-from firstkit.services.submission import door_name
+from firstkit.core.ids import door_name
 
 JOB, OTHER = "j-000000000001", "j-000000000002"
 
@@ -71,7 +71,7 @@ def authority(tmp_path: Path) -> Authority:
 
 
 def issue_door(authority: Authority, job: str = JOB, *, valid_s: float = 3600) -> Issued:
-    return authority.issue(name=door_name(job), address="127.0.0.1", valid_s=valid_s, server=True)
+    return authority.issue(name=door_name(job), valid_s=valid_s, server=True)
 
 
 def test_a_gateway_and_a_door_know_each_other(authority: Authority, tmp_path: Path) -> None:

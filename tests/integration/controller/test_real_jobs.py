@@ -120,7 +120,7 @@ class Installation:
                     control_urls=list,
                     fence_s=None,
                 ),
-                publisher=Publisher(engines=engines, documents=documents, gateways=[]),
+                publisher=Publisher(engines=engines, documents=documents),
                 worker=worker,
                 read_catalog=lambda _: self.catalog,
                 spec_of=spec_digest,

@@ -437,7 +437,7 @@ async def test_real_doors_park_again_at_a_gateway_that_was_restarted(tmp_path: P
             (tmp_path / "other").mkdir(exist_ok=True)
             async with plane_world(tmp_path / "other") as other:
                 with contextlib.closing(listening_at(port)) as listening:
-                    await other.plane.listen_for_doors(listening, doorway.server_tls())
+                    await other.plane.listen_for_doors(listening, doorway.authority.doors_context([PARK, REPORT]))
                     other.publish(*world.routes.values())
                     async with other.client() as client:
                         await client.send(request(CHAT))

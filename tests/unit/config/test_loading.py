@@ -86,6 +86,7 @@ def test_every_process_setting_arrives(everything: Loaded) -> None:
     assert everything.settings.gateway == GatewaySettings(
         listen=Listen(host="0.0.0.0", port=8443),
         admin=Listen(host="10.0.0.5", port=8001),
+        doors=Listen(host="0.0.0.0", port=8444),
         tls=TlsFiles(certificate="/tls/good.crt", key="/tls/good.key"),
         cors_origins=("https://chat.example.org", "*"),
         head_limit=32 * 1024,

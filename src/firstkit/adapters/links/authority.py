@@ -22,9 +22,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from firstkit.core.control import GATEWAY_NAME
 from firstkit.core.errors import SiteError
 
-GATEWAY = "gateway.firstkit"
+GATEWAY = GATEWAY_NAME
 _BACKDATE = dt.timedelta(hours=1)
 """Certificates begin an hour early, so that a node whose clock is behind still takes them."""
 
@@ -85,12 +86,12 @@ class Authority:
         _write(self._folder / "ca.key", _pem(key))
 
     def issue(self, *, name: str, address: str = "", valid_s: float, server: bool) -> Issued:
-        """Issue a certificate for a DNS name (and an address that doors are dialled at); ECDSA P-256."""
+        """Issue a certificate for a name (and an address): for who accepts TLS (`server`) or dials; ECDSA P-256."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.UTC)
         names: list[x509.GeneralName] = [x509.DNSName(name)]
         if address:
-            names.append(_general_name(address))
+            names.append(x509.IPAddress(ipaddress.ip_address(address)))
         usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
         authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
             self._ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -157,13 +158,6 @@ def _alone_in(folder: Path) -> Generator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _general_name(address: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(address))
-    except ValueError:
-        return x509.DNSName(address)
 
 
 def _ca_usage() -> x509.KeyUsage:

@@ -49,8 +49,8 @@ class _NoAuthority:
 
     certificate = b"(certificate authority)"
 
-    def issue(self, *, name: str, address: str = "", valid_s: float, server: bool) -> _Pair:
-        del name, address, valid_s, server
+    def issue(self, *, name: str, valid_s: float, server: bool) -> _Pair:
+        del name, valid_s, server
         return _Pair()
 
 

@@ -65,6 +65,7 @@ def up_command(*, port: int | None, data: Path, engine: str, config: Path | None
 @click.option("--without-api", is_flag=True, help="Start no api: somebody else runs it on this state folder.")
 @click.option("--listen-fd", type=click.IntRange(3), default=None, help="Descriptor of a socket that listens already.")
 @click.option("--admin-fd", type=click.IntRange(3), default=None, help="The same for operator routes and metrics.")
+@click.option("--doors-fd", type=click.IntRange(3), default=None, help="The same for doors that dial in.")
 @click.option("--ready-fd", type=click.IntRange(3), default=None, help="Descriptor to write to once it takes requests.")
 def gateway_command(
     *,
@@ -73,6 +74,7 @@ def gateway_command(
     without_api: bool,
     listen_fd: int | None,
     admin_fd: int | None,
+    doors_fd: int | None,
     ready_fd: int | None,
 ) -> int:
     r"""Run a gateway and its api: the only HTTP server outside.
@@ -93,6 +95,7 @@ def gateway_command(
             own_api=not without_api,
             listen_fd=listen_fd,
             admin_fd=admin_fd,
+            doors_fd=doors_fd,
             ready_fd=ready_fd,
         )
     )

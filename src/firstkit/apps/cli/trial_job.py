@@ -19,7 +19,8 @@ from firstkit.core.reasons import Reason
 from firstkit.ports.engine import Engine, EngineTraits, ExternalSpec, LaunchSpec, Mistake
 from firstkit.ports.runner import RemoteFile
 from firstkit.ports.scheduler import Scheduler
-from firstkit.services.submission import STATUS_FILE, DoorAuthority, Launcher, Prepared, Preparer
+from firstkit.services.papers import DoorAuthority
+from firstkit.services.submission import STATUS_FILE, Launcher, Prepared, Preparer
 from firstkit.wire.control import JsonDocuments
 
 WALLTIME_S = 180.0

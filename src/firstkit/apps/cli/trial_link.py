@@ -13,7 +13,7 @@ from typing import Any
 
 from firstkit.core.catalog import Cluster
 from firstkit.core.control import ReportedAddress
-from firstkit.services.submission import door_name
+from firstkit.core.ids import door_name
 
 DIAL_S = 10.0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cluster whose instances are reached over the launcher's door, with TLS and certificates on both sides."""
+"""Clusters whose instances are reached over the launcher's door, which the gateway dials or which dials the gateway."""
 
 import contextlib
 import datetime as dt
@@ -22,14 +22,23 @@ from paced import Stream, asks, config, engine_state, local_cluster, paced
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Generator[Installation]:
-    first = free_port()
-    link = {"kind": "direct", "ports": f"{first}-{first + 3}", "address": "127.0.0.1"}
-    text = config(deployments={"a": paced("a")}, clusters={"here": local_cluster(link=link)})
-    with installation(tmp_path_factory.mktemp("direct"), config=text) as it:
+@pytest.fixture(scope="module", params=["direct", "reverse"])
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Installation]:
+    port = free_port()
+    if request.param == "direct":
+        link = {"kind": "direct", "ports": f"{port}-{port + 3}", "address": "127.0.0.1"}
+        cluster, gateway = local_cluster(link=link), {}
+    else:  # and jobs report by the same way, by no other
+        where = f"127.0.0.1:{port}"
+        cluster, gateway = local_cluster(link={"kind": "reverse"}, gateways=[where], control="http"), {"doors": where}
+    text = config(deployments={"a": paced("a")}, clusters={"here": cluster}, gateway=gateway)
+    with installation(tmp_path_factory.mktemp(request.param), config=text) as it:
         it.wait_hot("a")
         yield it
+
+
+DIRECT = pytest.mark.parametrize("running", ["direct"], indirect=True)
+REVERSE = pytest.mark.parametrize("running", ["reverse"], indirect=True)
 
 
 def job_folder(running: Installation) -> Path:
@@ -103,6 +112,7 @@ def test_a_long_prompt_and_many_streams_come_through_the_door(running: Installat
         stream.assert_whole(50)
 
 
+@DIRECT
 def test_a_stranger_is_not_let_in_by_the_door(running: Installation, tmp_path: Path) -> None:
     where = door(running)
     assert b"HTTP/1.1 200" not in tried(where, None)
@@ -113,6 +123,7 @@ def test_a_stranger_is_not_let_in_by_the_door(running: Installation, tmp_path: P
     assert running.request("POST", "/v1/chat/completions", asks("tokens=1", model="a"))[0] == 200
 
 
+@DIRECT
 def test_not_even_the_job_s_own_certificate_opens_the_door(running: Installation) -> None:
     folder = job_folder(running)
     context = trusting_anybody()
@@ -147,3 +158,51 @@ def test_a_killed_engine_behind_the_door_ends_its_stream_with_an_error_event(run
     status, headers, _ = running.request("POST", "/v1/chat/completions", asks("tokens=1", model="a"))
     assert status == 200
     assert headers["x-first-instance"] != stream.headers["x-first-instance"]
+
+
+@REVERSE
+def test_nothing_of_a_job_listens_and_its_reports_come_in_at_the_port_for_doors(running: Installation) -> None:
+    folder = job_folder(running)
+    status = json.loads((folder / "status.json").read_text())
+    assert status["instances"][0]["address"] == {"kind": "parked"}
+    job = json.loads((folder / "job.json").read_text())
+    assert job["control"]["urls"] == [f"https://{gateway}" for gateway in job["door"]["gateways"]]
+    assert {path.stat().st_mode & 0o777 for path in folder.rglob("*.key")} == {0o600}
+    assert listening(status["pid"]) == []
+
+
+@REVERSE
+def test_a_gateway_that_is_replaced_cuts_no_stream_and_one_that_is_killed_is_parked_at_again(
+    running: Installation,
+) -> None:
+    stream = Stream(running, asks("tokens=150 every=0.02", model="a", stream=True))
+    stream.wait_for(b"w0 ")
+    before = running.part_pid("gateway")
+    running.process.send_signal(signal.SIGUSR2)
+    running.until(lambda: any(pid != before for pid in running.part_pids("gateway")))
+    stream.assert_whole(150)
+    running.until(lambda: before not in running.part_pids("gateway"))
+    running.until(lambda: answered(running))
+    killed = running.part_pid("gateway")
+    os.kill(killed, signal.SIGKILL)
+    running.until(lambda: killed not in running.part_pids("gateway"))
+    running.until(lambda: answered(running))
+
+
+def answered(running: Installation) -> bool:
+    """Tell whether a request is answered, of which some may not reach a gateway that has only just started."""
+    with contextlib.suppress(OSError):
+        return running.request("POST", "/v1/chat/completions", asks("tokens=1", model="a"))[0] == 200
+    return False
+
+
+def listening(pid: int) -> list[str]:
+    """List where a process listens for TCP."""
+    inodes = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
+    found = []
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                found.append(fields[1])
+    return found
