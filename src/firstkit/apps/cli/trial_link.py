@@ -33,8 +33,8 @@ def ask(address: ReportedAddress, *, cluster: Cluster, job: str, context: ssl.SS
         connection = _dial(address)
     except socket.gaierror as error:
         return Asked(
-            fault=f"the node's name {address.host} is not known here ({error.strerror}); set `link.address` to an "
-            "address or a network interface's name by which nodes are reached from here"
+            fault=f"the node's name {address.host} is not known here ({error.strerror}); set `link.address` to "
+            "a name or an address by which nodes are reached from here"
         )
     except OSError as error:
         what = "nothing answered (most often a firewall)" if isinstance(error, TimeoutError) else str(error.strerror)
