@@ -25,6 +25,8 @@ TEXT = (Path(__file__).parents[2] / "unit" / "config" / "valid" / "everything.ya
 ENGINES = load_engines()
 LETTERS = string.ascii_lowercase + "_"
 
+pytestmark = pytest.mark.timeout(300)  # each example reads a long file with a parser in Python, three times
+
 
 class AnyDisk(Disk):
     """A disk on which every path is a file that only its owner can read."""
@@ -86,7 +88,7 @@ def typos(draw: st.DrawFn, word: str) -> str:
     return draw(st.sampled_from([before + letter + word[index:], before + after, before + letter + after, swapped]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_any_single_typo_in_a_key_is_found_at_its_place_with_the_right_word(data: st.DataObject) -> None:
     path, line, column = data.draw(st.sampled_from(KEYS))
@@ -152,7 +154,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data(), value=VALUES)
 def test_any_value_at_any_key_ends_in_a_configuration_or_in_findings(data: st.DataObject, value: object) -> None:
     import json
