@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from firstkit.testing.slurm import RealSlurm, missing_programs
+
+# how long an example takes says how busy the machine is
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 LEAK_GRACE_S = 20.0
 """How long a test's processes, sockets and tasks may take to go once the test is over."""
