@@ -30,8 +30,11 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 MaxStartups 100
 LogLevel VERBOSE
+SetEnv SHLVL=1
 {extra}
 """
+# Debian's bash reads ~/.bashrc under sshd unless it thinks that it is an inner shell. What the machine's account has
+# there, a version manager with a lock that a killed shell leaves behind, say, is none of the tests' business.
 
 
 def installed() -> bool:
