@@ -32,10 +32,7 @@ class NeedsItsProgram(SimulatedScheduler):
         return Observation(complete=there, detail="" if there else f"can't open file {PROGRAM!r}")
 
 
-@virtually
-async def test_the_first_look_finds_what_its_dialect_needs_and_a_look_puts_again_what_was_removed() -> None:
-    cluster = SimulatedCluster(now=CLOCK.monotonic_s)
-    seen: list[Happening] = []
+def worker_of(cluster: SimulatedCluster, seen: list[Happening]) -> ClusterWorker:
     worker = ClusterWorker(
         cluster="local",
         run_dir="/run/local",
@@ -45,6 +42,14 @@ async def test_the_first_look_finds_what_its_dialect_needs_and_a_look_puts_again
         deliver=seen.append,
     )
     worker.configure(pace=lambda: Pace(look_s=30.0), wanted_files=lambda _: [], missing=lambda _: {})
+    return worker
+
+
+@virtually
+async def test_the_first_look_finds_what_its_dialect_needs_and_a_look_puts_again_what_was_removed() -> None:
+    cluster = SimulatedCluster(now=CLOCK.monotonic_s)
+    seen: list[Happening] = []
+    worker = worker_of(cluster, seen)
     async with anyio.create_task_group() as group:
         group.start_soon(cluster.live)
         await anyio.lowlevel.checkpoint()
@@ -66,15 +71,7 @@ async def test_a_cluster_that_takes_no_file_is_looked_at_all_the_same() -> None:
     cluster.files[PROGRAM] = b"the program"
     cluster.faults.disk_full = True
     seen: list[Happening] = []
-    worker = ClusterWorker(
-        cluster="local",
-        run_dir="/run/local",
-        scheduler=NeedsItsProgram(cluster),
-        runner=cluster,
-        clock=CLOCK,
-        deliver=seen.append,
-    )
-    worker.configure(pace=lambda: Pace(look_s=30.0), wanted_files=lambda _: [], missing=lambda _: {})
+    worker = worker_of(cluster, seen)
     async with anyio.create_task_group() as group:
         group.start_soon(cluster.live)
         await anyio.lowlevel.checkpoint()

@@ -43,7 +43,8 @@ from firstkit.services.admission import Admission
 from firstkit.services.dispatcher import Dispatcher, Lease
 from firstkit.services.gateway_feed import GatewayFeed, Sinks
 from firstkit.services.refusals import not_ready
-from firstkit.services.settlement import Settlement, Spool
+from firstkit.services.settlement import Settlement
+from firstkit.services.spool import Spool
 from firstkit.services.store_thread import StoreThread
 
 STORE_PATIENCE_S = 60.0

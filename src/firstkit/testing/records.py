@@ -23,7 +23,7 @@ from firstkit.core.job.record import Job, JobState
 from firstkit.core.reasons import Reason
 from firstkit.core.request import AttemptRecord
 from firstkit.ports.store import GatewayStore
-from firstkit.services.settlement import encode, read_row
+from firstkit.services.spool import encode, read_row
 
 T0 = 1_000_000.0
 """A moment of the store's clock at which tests begin."""

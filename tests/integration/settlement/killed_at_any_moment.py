@@ -21,7 +21,8 @@ from firstkit.adapters.store import migrate_store, open_store
 from firstkit.core.request import AttemptRecord, Outcome, RequestClass, Usage
 from firstkit.core.settings import StoreSettings
 from firstkit.services import settlement
-from firstkit.services.settlement import Settlement, Spool
+from firstkit.services.settlement import Settlement
+from firstkit.services.spool import Spool
 
 SETTINGS = StoreSettings(url="sqlite:///first.db")
 RECORD = AttemptRecord(

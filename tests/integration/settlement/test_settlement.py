@@ -17,8 +17,9 @@ from firstkit.core.errors import InternalError, SiteError
 from firstkit.core.request import AttemptRecord, Outcome, RequestClass, Usage, UsageSource
 from firstkit.core.settings import StoreSettings
 from firstkit.ports.store import AttemptRow, StoreUnavailable
-from firstkit.services import settlement
-from firstkit.services.settlement import Settlement, Spool, encode
+from firstkit.services import settlement, spool
+from firstkit.services.settlement import Settlement
+from firstkit.services.spool import Spool, encode
 from firstkit.services.store_thread import StoreThread
 
 SETTINGS = StoreSettings(url="sqlite:///first.db")
@@ -356,7 +357,7 @@ def test_when_the_store_is_away_too_they_are_written_once_there_is_room(scene: S
 
 
 def test_memory_is_bounded_and_what_is_lost_is_counted(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settlement, "KEPT_BYTES", 10 * len(encode(record(10))))
+    monkeypatch.setattr(spool, "KEPT_BYTES", 10 * len(encode(record(10))))
     real = fill_disk(scene.spool)
     for number in range(10, 35):
         scene.spool.append(record(number))
